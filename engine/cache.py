@@ -1,0 +1,215 @@
+"""The paged KV cache of one model, and the attention over it in plain PyTorch.
+
+Shape suffixes: L layers, P pages, S page size, K key/value heads, G query heads per key/value head, H = K*G, D head
+size, T tokens of a ragged forward, B sequences of one group, n queries of each, C keys (live and padding).
+
+A forward is described by ``Feed``s: which slot is given how many new tokens. ``PagedCache.begin`` makes room for them
+(pages, copy-on-write) and returns a ``PagedBatch``, the ``Attention`` that one forward uses. Feeds are ordered and grouped
+so that sequences with about as many new tokens attend in one padded product: decode rows together, bursts together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dodona.engine.config import LlamaConfig
+from dodona.engine.pages import PagePool
+
+
+class Feed(NamedTuple):
+    """New tokens for one slot, of which the outputs of the last ``wanted`` are asked for."""
+
+    slot: int
+    ids: list[int]
+    wanted: int
+
+
+class Group(NamedTuple):
+    """Feeds that attend in one product: rows ``start:stop`` of the ragged forward."""
+
+    start: int
+    stop: int
+    batch: int  # B
+    queries: int  # n, the longest feed's
+    spread: Tensor | None  # [B*n] int64, row of each padded query; None where no feed is padded
+    gather: Tensor | None  # [stop-start] int64, padded query of each row
+    keys: slice | None  # the keys' place in the pool where there is one sequence and its pages are in one piece
+    pages: Tensor | None  # [B*pages] int64 otherwise
+    mask: Tensor | None  # [B, 1, 1 or G*n, C] in the model's dtype, 0 or -inf; None where every key is live
+
+
+class PagedCache:
+    """Keys and values of one model: ``[L, 2, P, S, K, D]``, with the pages' bookkeeping in ``pool``."""
+
+    def __init__(
+        self, config: LlamaConfig, *, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.pool = PagePool(pages, page_size)
+        self.device, self.dtype = device, dtype
+        self._group = config.num_heads // config.num_kv_heads
+        shape = (config.num_layers, 2, pages + 1, page_size, config.num_kv_heads, config.head_dim)
+        self.kv_L2PSKD = torch.zeros(shape, dtype=dtype, device=device)
+        flat = self.kv_L2PSKD.flatten(2, 3)
+        self.paged = [(layer[0], layer[1]) for layer in self.kv_L2PSKD]
+        self.flat = [(layer[0], layer[1]) for layer in flat]
+        self.page_table = torch.zeros(8, 8, dtype=torch.int64, device=device)  # [slots, pages of a slot], 0 = none
+        self.lengths = torch.zeros(8, dtype=torch.int64, device=device)  # [slots]
+        self._mirrored: dict[int, list[int]] = {}  # what each row of page_table holds
+
+    # --- making room ---
+
+    def begin(self, feeds: Sequence[Feed]) -> PagedBatch:
+        """Append the feeds' tokens to their slots and describe the forward that will fill them in.
+
+        Raises:
+            PoolExhausted: before anything was changed for the feed that does not fit; the scheduler reserves first.
+        """
+        copies = [copy for feed in feeds for copy in self.pool.extend(feed.slot, len(feed.ids))]
+        self._scrub()
+        if copies:
+            old, new = (torch.tensor(pages, device=self.device) for pages in zip(*copies, strict=True))
+            self.kv_L2PSKD[:, :, new] = self.kv_L2PSKD[:, :, old]
+        self._mirror([feed.slot for feed in feeds])
+        return PagedBatch(self, feeds, self._group)
+
+    def _scrub(self) -> None:
+        if self.pool.dirty:
+            self.kv_L2PSKD[:, :, torch.tensor(self.pool.dirty, device=self.device)] = 0
+            self.pool.dirty.clear()
+
+    def _mirror(self, slots: list[int]) -> None:
+        """Bring the device's page table and lengths up to date for these slots, in one write each."""
+        rows, columns, pages = [], [], []
+        for slot in slots:
+            table, known = self.pool.table(slot), self._mirrored.get(slot, [])
+            if known != table:
+                self._mirrored[slot] = list(table)
+                for column, page in enumerate(table):
+                    if column >= len(known) or known[column] != page:
+                        rows.append(slot)
+                        columns.append(column)
+                        pages.append(page)
+        if rows:
+            self._grow(max(rows) + 1, max(columns) + 1)
+            where = torch.tensor([rows, columns, pages], device=self.device)
+            self.page_table[where[0], where[1]] = where[2]
+        if slots:
+            self._grow(max(slots) + 1, 1)
+            where = torch.tensor([slots, [self.pool.length(slot) for slot in slots]], device=self.device)
+            self.lengths[where[0]] = where[1]
+
+    def _grow(self, slots: int, columns: int) -> None:
+        have_slots, have_columns = self.page_table.shape
+        if slots > have_slots or columns > have_columns:
+            more_slots = max(have_slots, 1 << (slots - 1).bit_length())
+            more_columns = max(have_columns, 1 << (columns - 1).bit_length())
+            grow = (0, more_columns - have_columns, 0, more_slots - have_slots)
+            self.page_table = F.pad(self.page_table, grow)
+            self.lengths = F.pad(self.lengths, (0, more_slots - have_slots))
+
+
+class PagedBatch:
+    """One ragged forward over a cache: its token ids, positions, wanted rows, and the attention itself."""
+
+    def __init__(self, cache: PagedCache, feeds: Sequence[Feed], group_size: int) -> None:
+        self._cache, self._group_size = cache, group_size
+        pool, size = cache.pool, cache.pool.page_size
+        order = sorted(range(len(feeds)), key=lambda i: _bucket(len(feeds[i].ids)))
+        ids: list[int] = []
+        positions: list[int] = []
+        places: list[int] = []
+        starts = [0] * len(feeds)
+        for index in order:
+            feed = feeds[index]
+            starts[index] = len(ids)
+            table, stop = pool.table(feed.slot), pool.length(feed.slot)
+            span = range(stop - len(feed.ids), stop)
+            ids += feed.ids
+            positions += span
+            places += [table[p // size] * size + p % size for p in span]
+        wanted = [
+            starts[i] + row for i, feed in enumerate(feeds) for row in range(len(feed.ids) - feed.wanted, len(feed.ids))
+        ]
+        packed = torch.tensor([ids, positions, places], device=cache.device)
+        self.ids_T, self.positions_T, self._places_T = packed[0], packed[1], packed[2]
+        self.wanted_N = None if wanted == list(range(len(ids))) else torch.tensor(wanted, device=cache.device, dtype=torch.int64)
+        self.tokens = len(ids)
+        self._groups = self._make_groups([feeds[i] for i in order])
+
+    def _make_groups(self, feeds: list[Feed]) -> list[Group]:
+        groups, first, row = [], 0, 0
+        while first < len(feeds):
+            last = first
+            bucket = _bucket(len(feeds[first].ids))
+            while last < len(feeds) and _bucket(len(feeds[last].ids)) == bucket:
+                last += 1
+            members = feeds[first:last]
+            groups.append(self._make_group(members, row))
+            row, first = groups[-1].stop, last
+        return groups
+
+    def _make_group(self, feeds: list[Feed], start: int) -> Group:
+        cache, pool, device = self._cache, self._cache.pool, self._cache.device
+        counts = [len(feed.ids) for feed in feeds]
+        queries, batch, stop = max(counts), len(feeds), start + sum(counts)
+        lengths = [pool.length(feed.slot) for feed in feeds]
+        spread = gather = keys = pages = mask = None
+        if any(count != queries for count in counts):
+            rows, slots_of, row = [], [], start
+            for b, count in enumerate(counts):
+                rows += [row + min(i, count - 1) for i in range(queries)]
+                slots_of += range(b * queries, b * queries + count)
+                row += count
+            spread, gather = torch.tensor(rows, device=device), torch.tensor(slots_of, device=device)
+        table = pool.table(feeds[0].slot)
+        if batch == 1 and table[-1] - table[0] == len(table) - 1 and table == list(range(table[0], table[-1] + 1)):
+            keys = slice(table[0] * pool.page_size, table[0] * pool.page_size + lengths[0])
+            live = lengths[0]
+        else:
+            width = pool.pages_for(max(lengths))
+            slots = torch.tensor([feed.slot for feed in feeds], device=device)
+            pages = cache.page_table[slots, :width].flatten()
+            live = width * pool.page_size
+            if batch > 1:  # a row's table may still show pages that it has given back: point those at page 0
+                held = torch.tensor([pool.pages_for(length) for length in lengths], device=device)
+                absent = torch.arange(width, device=device) >= held.unsqueeze(1)
+                pages = pages.masked_fill(absent.flatten(), 0)
+        if queries > 1 or live != min(lengths):
+            position_Bn = self.positions_T[start:stop] if spread is None else self.positions_T[spread]
+            dead = torch.arange(live, device=device) > position_Bn.view(batch, queries, 1)
+            mask = torch.zeros(dead.shape, dtype=cache.dtype, device=device).masked_fill_(dead, float("-inf"))
+            mask = mask.unsqueeze(1).repeat(1, 1, self._group_size if queries > 1 else 1, 1)
+        return Group(start, stop, batch, queries, spread, gather, keys, pages, mask)
+
+    def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
+        """Write keys and values to their pages, attend over the live keys; returns ``[T, H*D]``."""
+        k_flat, v_flat = self._cache.flat[layer]
+        k_flat.index_copy_(0, self._places_T, k_TKD)
+        v_flat.index_copy_(0, self._places_T, v_TKD)
+        if len(self._groups) == 1:
+            return self._attend_group(layer, self._groups[0], q_THD)
+        return torch.cat([self._attend_group(layer, group, q_THD) for group in self._groups])
+
+    def _attend_group(self, layer: int, group: Group, q_THD: Tensor) -> Tensor:
+        heads, dim = q_THD.shape[1:]
+        kv_heads, g, b, n = heads // self._group_size, self._group_size, group.batch, group.queries
+        q = q_THD[group.start : group.stop] if group.spread is None else q_THD[group.spread]
+        q = q.reshape(b, n, kv_heads, g, dim).permute(0, 2, 3, 1, 4).reshape(b, kv_heads, g * n, dim)
+        if group.keys is not None:
+            k, v = (flat[group.keys].unsqueeze(0) for flat in self._cache.flat[layer])
+        else:
+            assert group.pages is not None
+            k, v = (paged.index_select(0, group.pages).view(b, -1, kv_heads, dim) for paged in self._cache.paged[layer])
+        out = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=group.mask)
+        out = out.view(b, kv_heads, g, n, dim).permute(0, 3, 1, 2, 4).reshape(b * n, heads * dim)
+        return out if group.gather is None else out[group.gather]
+
+
+def _bucket(tokens: int) -> int:
+    """Feeds of 1 token, of 2-4, 5-8, 9-16, ... attend together."""
+    return 0 if tokens == 1 else max(2, (tokens - 1).bit_length())

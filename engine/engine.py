@@ -1,0 +1,369 @@
+"""The public engine: loads a base and an oracle into one process and generates with both."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+
+from dodona.engine.checkpoint import Checkpoint, load_model, open_checkpoint
+from dodona.engine.errors import CheckpointError, DodonaError, RequestError
+from dodona.engine.loop import Loop
+from dodona.engine.memory import MemoryPlan, device_memory, plan_memory
+from dodona.engine.request import DEFAULT_CONSULTS, Prompt, Request
+from dodona.engine.result import Result, Token, failed_result, make_result
+from dodona.engine.runner import Runner
+from dodona.engine.scheduler import Scheduler
+from dodona.engine.sequence import BASE, ORACLE, Sequence
+from dodona.engine.tokenizer import IncrementalDecoder, Tokenizer, check_same_vocabulary
+from dodona.engine.trigger import ExpressionTrigger
+
+_PAGE_SIZE = {"cpu": 32, "cuda": 256}
+_OPTIONS = {field.name for field in dataclasses.fields(Request)} - {"prompt"}
+
+
+class Engine:
+    """Two Llama models in one process: the base writes, the oracle is consulted where a trigger says so.
+
+    Args:
+        base: alias (1B, 3B, 8B, 70B, smollm2), hub id, local folder, GGUF file or ``dummy:NAME``; None: the embedded
+            pair, base and oracle, where no oracle is named either.
+        oracle: likewise; None: no oracle, which leaves c=0.
+        device: "cpu", "cuda", "cuda:1"; None: CUDA where there is one.
+        dtype: of weights, activations and cache; None: bfloat16 on CUDA, float32 on the CPU.
+        max_batch: sequences that run at once.
+        max_length: tokens of a sequence that the caches are planned for; None: the models' context.
+        kv_tokens: tokens of each KV cache; None: what the batch can use and memory allows.
+        page_size: tokens of a cache page; None: 256 on CUDA, 32 on the CPU.
+        chunk: the most tokens that one forward reads beyond one for each decoding sequence.
+
+    Raises:
+        CheckpointError: a model that cannot be used, or two models with different vocabularies.
+        OutOfMemoryError: models and caches do not fit; raised before weights are loaded.
+    """
+
+    def __init__(
+        self,
+        base: str | Path | None = None,
+        *,
+        oracle: str | Path | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        max_batch: int = 64,
+        max_length: int | None = None,
+        kv_tokens: int | None = None,
+        page_size: int | None = None,
+        chunk: int = 512,
+    ) -> None:
+        for name, value in (("max_batch", max_batch), ("chunk", chunk), ("page_size", page_size or 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise RequestError(f"{name} must be a whole number of 1 or more, not {value!r}")
+        if base is None and oracle is None:
+            base, oracle = "arith-base", "arith-oracle"
+        self.device = _device(device)
+        self.dtype = _dtype(dtype, self.device)
+        opened = [open_checkpoint(base if base is not None else "arith-base")]
+        if oracle is not None:
+            opened.append(open_checkpoint(oracle))
+        self.base_model_id = opened[0].name
+        self.oracle_model_id = opened[1].name if oracle is not None else None
+        self.identities = [checkpoint.identity for checkpoint in opened]
+        self.tokenizer: Tokenizer = opened[0].tokenizer()
+        if oracle is not None:
+            _check_pair(opened, self.tokenizer)
+        self.context = min(checkpoint.config.max_position_embeddings for checkpoint in opened)
+        self.plan = self._plan_memory(opened, max_batch, max_length, kv_tokens)
+        size = page_size or _PAGE_SIZE.get(self.device.type, 32)
+        runners = [
+            Runner(
+                name,
+                load_model(checkpoint, device=self.device, dtype=self.dtype),
+                pages=max(1, plan.kv_tokens // size),
+                page_size=size,
+            )
+            for name, checkpoint, plan in zip((BASE, ORACLE), opened, self.plan.models, strict=False)
+        ]
+        self.base = runners[0]
+        self.oracle = runners[1] if oracle is not None else None
+        self._eos = [frozenset(checkpoint.config.eos_token_ids) for checkpoint in opened]
+        self.scheduler = Scheduler(
+            self.base.cache.pool, self.oracle.cache.pool if self.oracle else None, max_batch=max_batch, chunk=chunk
+        )
+        self.loop = Loop(self.base, self.oracle, self.scheduler)
+        self._owners: dict[int, deque[Sequence]] = {}  # where a running sequence's result is waited for
+
+    def _plan_memory(
+        self, opened: list[Checkpoint], max_batch: int, max_length: int | None, kv_tokens: int | None
+    ) -> MemoryPlan:
+        total, budget = device_memory(self.device)
+        itemsize = torch.empty(0, dtype=self.dtype).element_size()
+        names = (BASE, ORACLE)
+        return plan_memory(
+            [(names[i], checkpoint.config, itemsize) for i, checkpoint in enumerate(opened)],
+            total=total,
+            cache_budget=budget,
+            max_batch=max_batch,
+            max_length=max_length or self.context,
+            kv_tokens=kv_tokens,
+        )
+
+    # --- generating ---
+
+    @overload
+    def generate(self, prompts: str | Request, **options: Any) -> Result: ...
+    @overload
+    def generate(self, prompts: Iterable[Any], **options: Any) -> Iterator[Result]: ...
+
+    def generate(self, prompts: Any, **options: Any) -> Any:
+        """Generate from one prompt or from many.
+
+        Args:
+            prompts: one prompt (text, token ids, chat messages, or a Request), which gives one Result; or an iterable of
+                prompts or Requests, which may be produced lazily and gives an iterator of Results as they finish.
+            **options: fields of Request (c, k, trigger, when, max_new_tokens, seed, temperature, stop, ...), and ``n``:
+                that many samples of every prompt (one prompt with n gives a list).
+
+        Raises:
+            TypeError: an unknown option.
+            DodonaError: a single prompt that cannot be generated from; among many, the failing one's Result has ``error``
+                set and the others are not touched.
+        """
+        n = options.pop("n", None)
+        _check_options(options)
+        if not _is_single(prompts):
+            return self._run(_expand(prompts, options, n))
+        request = _as_request(prompts, options)
+        if n is None:
+            return next(self._run(iter([request]))).raise_for_error()
+        results = [result.raise_for_error() for result in self._run(iter(request.samples(n)))]
+        return sorted(results, key=lambda result: result.request.sample)
+
+    def stream(self, prompt: Prompt | Request, **options: Any) -> Iterator[Token]:
+        """Generate from one prompt and yield its tokens as they are written; a token's text is what became complete.
+
+        Raises:
+            DodonaError: as ``generate``; what was yielded before stays valid.
+        """
+        _check_options(options)
+        sequence = self._sequence(_as_request(prompt, options))
+        decoder = IncrementalDecoder(self.tokenizer)
+        shown = 0
+        finished: deque[Sequence] = deque()
+        self._submit(sequence, finished)
+        try:
+            while not finished:
+                self._tick()
+                while shown < sequence.generated:
+                    token = sequence.ids[len(sequence.prompt) + shown]
+                    text = decoder.push(token)
+                    if sequence.finished and shown + 1 == sequence.generated:
+                        text += decoder.flush()
+                    yield Token(shown, token, text, (BASE, ORACLE)[sequence.sources[shown]])
+                    shown += 1
+            if sequence.error is not None:
+                raise DodonaError(sequence.error)
+        finally:
+            self._cancel(finished)
+
+    def cancel(self, request_id: str) -> int:
+        """Cancel the requests with this ``id``; their results come out as cancelled, with what was written so far."""
+        scheduler = self.scheduler
+        found = [s for s in (*scheduler.running, *scheduler.waiting) if s.request.id == request_id and not s.finished]
+        for sequence in found:
+            self._finish_now(sequence)
+        return len(found)
+
+    def reset(self) -> None:
+        """Cancel everything and give all pages back."""
+        for sequence in (*self.scheduler.running, *self.scheduler.waiting):
+            self._finish_now(sequence)
+
+    # --- inside ---
+
+    def _run(self, requests: Iterator[Any]) -> Iterator[Result]:
+        finished: deque[Sequence] = deque()
+        exhausted, pending = False, 0
+        try:
+            while True:
+                while not exhausted and len(self.scheduler.waiting) < self.scheduler.max_batch:
+                    try:
+                        request = next(requests)
+                    except StopIteration:
+                        exhausted = True
+                        break
+                    try:
+                        sequence = self._sequence(_as_request(request, {}))
+                    except DodonaError as error:
+                        yield failed_result(request, str(error), self.tokenizer, self.base_model_id, self.oracle_model_id)
+                        continue
+                    pending += 1
+                    self._submit(sequence, finished)
+                while finished:
+                    pending -= 1
+                    sequence = finished.popleft()
+                    yield make_result(sequence, self.tokenizer, self.base_model_id, self.oracle_model_id)
+                if pending:
+                    self._tick()
+                elif exhausted:
+                    return
+        finally:
+            self._cancel(finished)
+
+    def _tick(self) -> None:
+        try:
+            done = self.loop.tick()
+        except BaseException:
+            self.reset()  # a forward that stopped half-way leaves caches that nobody may read
+            raise
+        for sequence in done:
+            self._owners.pop(id(sequence)).append(sequence)
+
+    def _submit(self, sequence: Sequence, finished: deque[Sequence]) -> None:
+        self._owners[id(sequence)] = finished
+        self.scheduler.add(sequence)
+
+    def _cancel(self, finished: deque[Sequence]) -> None:
+        """Drop everything that this queue waits for."""
+        for sequence in (*self.scheduler.running, *self.scheduler.waiting):
+            if self._owners.get(id(sequence)) is finished:
+                self._finish_now(sequence)
+
+    def _finish_now(self, sequence: Sequence) -> None:
+        if not sequence.finished:
+            sequence.finish("cancelled")
+        self.scheduler.remove(sequence)
+        owner = self._owners.pop(id(sequence), None)
+        if owner is not None:
+            owner.append(sequence)
+
+    def _sequence(self, request: Request) -> Sequence:
+        """A request made ready: encoded, checked against both models, its budget resolved.
+
+        Raises:
+            RequestError: a prompt or an option that these models cannot serve.
+        """
+        c = request.c if request.c is not None else (DEFAULT_CONSULTS if self.oracle else 0)
+        if self.oracle is None and c > 0:
+            raise RequestError(f"c={c} consults need an oracle, and none is loaded: name one, or set c=0")
+        if self.oracle is None and request.oracle_tail:
+            raise RequestError("oracle_tail needs an oracle, and none is loaded")
+        trigger = request.parsed_trigger
+        if c > 0 and isinstance(trigger, ExpressionTrigger) and trigger.attention:
+            raise RequestError(f"the trigger {trigger.text!r} needs attention signals, which the eager backend has not got")
+        ids = self._encode(request)
+        if len(ids) >= self.context:
+            raise RequestError(
+                f"the prompt has {len(ids)} tokens, and the models' context of {self.context} leaves no room to write"
+            )
+        limit = min(request.max_new_tokens, self.context - len(ids))
+        eos = self._eos[0].union(*self._eos[1:]) if c > 0 else self._eos[0]
+        sequence = Sequence(request, ids, c=c, limit=limit, eos_ids=eos, tokenizer=self.tokenizer)
+        too_large = self.scheduler.fits(sequence)
+        if too_large:
+            raise RequestError(too_large)
+        return sequence
+
+    def _encode(self, request: Request) -> list[int]:
+        prompt = request.prompt
+        if isinstance(prompt, str):
+            if not prompt:
+                raise RequestError("the prompt is empty")
+            try:
+                ids = self.tokenizer.encode(prompt, raw=request.raw)
+            except UnicodeError as error:
+                raise RequestError(f"the prompt is not valid Unicode text: {error}") from error
+        elif prompt and isinstance(prompt[0], Mapping):
+            ids = self.tokenizer.encode_chat(list(prompt))  # type: ignore[arg-type]
+        else:
+            ids = list(prompt)  # type: ignore[arg-type]
+            vocab = self.base.config.vocab_size
+            for token in ids:
+                if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab:
+                    raise RequestError(f"{token!r} in the prompt is not a token id of this vocabulary of {vocab}")
+        if not ids:
+            raise RequestError("the prompt is empty")
+        return ids
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    try:
+        chosen = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    except RuntimeError as error:
+        raise RequestError(f"unknown device {device!r}") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise RequestError(f"device {chosen} is not supported: cpu or cuda")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise RequestError("no CUDA device was found: use device='cpu'")
+    return chosen
+
+
+def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    names = {"bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}
+    names |= {"float32": torch.float32, "fp32": torch.float32}
+    if dtype is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    chosen = names.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen not in names.values():
+        raise RequestError(f"dtype {dtype!r} is not one of float32, bfloat16, float16")
+    assert chosen is not None
+    return chosen
+
+
+def _check_pair(opened: list[Checkpoint], tokenizer: Tokenizer) -> None:
+    base, oracle = opened
+    check_same_vocabulary(tokenizer, oracle.tokenizer(), (base.name, oracle.name))
+    if base.config.vocab_size != oracle.config.vocab_size:
+        raise CheckpointError(
+            f"{base.name} scores {base.config.vocab_size} tokens and {oracle.name} {oracle.config.vocab_size}: "
+            "base and oracle must share one vocabulary"
+        )
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    unknown = sorted(set(options) - _OPTIONS)
+    if unknown:
+        raise TypeError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(_OPTIONS))}, n")
+
+
+def _is_single(prompts: Any) -> bool:
+    if isinstance(prompts, (str, Request)):
+        return True
+    return isinstance(prompts, (list, tuple)) and bool(prompts) and (
+        isinstance(prompts[0], int) or (isinstance(prompts[0], Mapping) and "role" in prompts[0])
+    )
+
+
+def _as_request(prompt: Any, options: Mapping[str, Any]) -> Request:
+    if isinstance(prompt, Request):
+        return dataclasses.replace(prompt, **options) if options else prompt
+    if isinstance(prompt, Exception):
+        raise prompt
+    if isinstance(prompt, str) or _is_single(prompt) or (isinstance(prompt, (list, tuple)) and not prompt):
+        return Request(prompt=prompt, **options)
+    raise RequestError(f"a prompt must be text, token ids, chat messages or a Request, not {type(prompt).__name__}")
+
+
+def _expand(prompts: Iterable[Any], options: Mapping[str, Any], n: int | None) -> Iterator[Any]:
+    """Requests of an iterable, ``n`` samples each; a malformed one comes out as its error, to fail alone."""
+    for prompt in prompts:
+        try:
+            request = _as_request(prompt, options)
+            requests = [request] if n is None else request.samples(n)
+        except DodonaError as error:
+            yield error
+        else:
+            yield from requests
+
+
+def inf_or_int(text: str) -> float:
+    """A budget from text: a whole number, or ``inf``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    return math.inf if text.strip().lower() in ("inf", "infinity") else int(text)

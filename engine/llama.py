@@ -1,0 +1,131 @@
+"""The Llama forward pass in plain PyTorch: the reference backend, on CPU or CUDA.
+
+Shape suffixes: T tokens of one ragged forward (all sequences' rows, one after another), N rows whose output is wanted,
+E hidden size, F intermediate size, H query heads, K key/value heads, D head size, V vocabulary.
+
+The model knows nothing of sequences, lags or pages: it is given token ids, their positions and an ``Attention`` that
+writes keys and values and attends. The architecture is that of Llama 3 (Grattafiori et al. 2024, arXiv:2407.21783) with
+rotary embeddings in the half-split convention of the Hugging Face checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dodona.engine.config import LlamaConfig, rope_frequencies
+
+
+class Attention(Protocol):
+    """What the model asks of the KV cache during one forward."""
+
+    def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
+        """Append k and v to the caches of their sequences, attend causally, return ``[T, H*D]``."""
+        ...
+
+
+class Layer(nn.Module):
+    """Weights of one decoder layer, with q, k, v and gate, up fused into one product each."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        hidden, heads, kv_heads = config.hidden_size, config.num_heads, config.num_kv_heads
+        rows, inner = (heads + 2 * kv_heads) * config.head_dim, config.intermediate_size
+        self.attn_norm = _weight(hidden)
+        self.qkv = _weight(rows, hidden)
+        self.o = _weight(hidden, heads * config.head_dim)
+        self.mlp_norm = _weight(hidden)
+        self.gate_up = _weight(2 * inner, hidden)
+        self.down = _weight(hidden, inner)
+        self.qkv_bias = _weight(rows) if config.attention_bias else None
+        self.o_bias = _weight(hidden) if config.attention_bias else None
+        self.gate_up_bias = _weight(2 * inner) if config.mlp_bias else None
+        self.down_bias = _weight(hidden) if config.mlp_bias else None
+
+
+class Llama(nn.Module):
+    """A Llama decoder. ``forward`` gives normalised hidden states of the wanted rows, ``logits`` their scores."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = _weight(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.norm = _weight(config.hidden_size)
+        if not config.tie_word_embeddings:
+            self.lm_head = _weight(config.vocab_size, config.hidden_size)
+        self._rope: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def head(self) -> Tensor:
+        """The output matrix ``[V, E]``: ``lm_head``, or the embedding where the two are tied."""
+        return self.embed if self.config.tie_word_embeddings else self.lm_head
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embed.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype; activations and KV cache have it too."""
+        return self.embed.dtype
+
+    def rope_tables(self) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines ``[max_position, D]``, made once, in float32 and then rounded to the model's dtype.
+
+        The sine's first half is negated, so that the rotation is ``x * cos + roll(x, D/2) * sin``.
+        """
+        if self._rope is None:
+            positions = torch.arange(self.config.max_position_embeddings, dtype=torch.float32)
+            angles = torch.outer(positions, rope_frequencies(self.config).to(torch.float32).cpu())
+            cos, sin = angles.cos(), angles.sin()
+            self._rope = (
+                torch.cat((cos, cos), -1).to(self.device, self.dtype),
+                torch.cat((-sin, sin), -1).to(self.device, self.dtype),
+            )
+        return self._rope
+
+    def forward(self, ids_T: Tensor, positions_T: Tensor, attention: Attention, wanted_N: Tensor | None) -> Tensor:
+        """Run one ragged forward.
+
+        Args:
+            ids_T: token ids, int64.
+            positions_T: each token's position in its own sequence, int64.
+            attention: appends to the caches and attends.
+            wanted_N: indices into T of the rows to return; None for all of them.
+
+        Returns:
+            Hidden states ``[N, E]`` after the final norm.
+        """
+        config = self.config
+        split, eps = config.num_heads + config.num_kv_heads, config.rms_norm_eps
+        shape, tokens = (config.hidden_size,), ids_T.shape[0]
+        cos, sin = self.rope_tables()
+        cos_T1D, sin_T1D = cos[positions_T].unsqueeze(1), sin[positions_T].unsqueeze(1)
+        half = config.head_dim // 2
+        x_TE = F.embedding(ids_T, self.embed)
+        for index, layer in enumerate(self.layers):
+            h_TE = F.rms_norm(x_TE, shape, layer.attn_norm, eps)
+            qkv = F.linear(h_TE, layer.qkv, layer.qkv_bias).view(tokens, -1, config.head_dim)
+            qk, v_TKD = qkv[:, :split], qkv[:, split:]
+            qk = torch.addcmul(qk * cos_T1D, qk.roll(half, -1), sin_T1D)
+            out = attention.attend(index, qk[:, : config.num_heads], qk[:, config.num_heads :], v_TKD)
+            x_TE = x_TE + F.linear(out, layer.o, layer.o_bias)
+            h_TE = F.rms_norm(x_TE, shape, layer.mlp_norm, eps)
+            gate, up = F.linear(h_TE, layer.gate_up, layer.gate_up_bias).chunk(2, -1)
+            x_TE = x_TE + F.linear(F.silu(gate) * up, layer.down, layer.down_bias)
+        if wanted_N is not None:
+            x_TE = x_TE[wanted_N]
+        return F.rms_norm(x_TE, shape, self.norm, eps)
+
+    def logits(self, hidden_NE: Tensor) -> Tensor:
+        """Scores ``[N, V]`` in the model's dtype."""
+        return F.linear(hidden_NE, self.head)
+
+
+def _weight(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(*shape), requires_grad=False)

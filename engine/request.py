@@ -1,0 +1,105 @@
+"""What a caller asks for: one prompt, its consult budget, trigger, sampling and limits. Defaults are written here once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from dodona.engine.errors import RequestError
+from dodona.engine.sampling import Sampling
+from dodona.engine.trigger import Trigger, parse_trigger
+
+Prompt: TypeAlias = str | Sequence[int] | Sequence[Mapping[str, str]]
+When: TypeAlias = Literal["before", "after"]
+
+DEFAULT_CONSULTS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One sequence to generate. Every field has a default but the prompt; a field out of range is a RequestError."""
+
+    prompt: Prompt  # text, token ids, or chat messages ({"role", "content"})
+    c: float | None = None  # consult budget, inf allowed; None: 5 where an oracle is loaded, else 0
+    k: float = 10  # tokens a consult, inf allowed; 0 means that no consult can happen
+    trigger: str | Trigger = "random"
+    when: When = "before"  # the trigger decides before the base's token is committed, or after
+    step_size: int = 10  # base tokens between two boundaries, where the trigger does not set its own
+    max_oracle_tokens: int | None = None  # cap on oracle tokens; may cut the last burst short
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()  # generation ends with the token that completes one of these
+    seed: int = 0
+    key: str | None = None  # request key of the random draws; None: a hash of the prompt's ids
+    sample: int = 0  # which of several samples of this prompt; part of the request key
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    oracle_temperature: float | None = None  # None: as the base's; likewise below
+    oracle_top_k: int | None = None
+    oracle_top_p: float | None = None
+    oracle_min_p: float | None = None
+    raw: bool = False  # True: the prompt as it is, without the chat template
+    base_tail: bool = True  # the base also reads a text's last burst, so that its signals cover every position
+    oracle_tail: bool = False  # the oracle also reads the base tokens after the last consult, for its opinion of them
+    id: str | None = None  # copied to the result, never looked at
+
+    def __post_init__(self) -> None:
+        if self.c is not None:
+            _check_count("c", self.c)
+        _check_count("k", self.k)
+        if self.when not in ("before", "after"):
+            raise RequestError(f"when must be 'before' or 'after', not {self.when!r}")
+        _check_whole("max_new_tokens", self.max_new_tokens, least=1)
+        _check_whole("step_size", self.step_size, least=1)
+        _check_whole("sample", self.sample, least=0)
+        _check_whole("seed", self.seed, least=None)
+        if self.max_oracle_tokens is not None:
+            _check_whole("max_oracle_tokens", self.max_oracle_tokens, least=0)
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise RequestError(f"stop must be one or more texts that are not empty, not {self.stop!r}")
+        object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "trigger", parse_trigger(self.trigger, when=self.when))
+        _ = self.base_sampling, self.oracle_sampling  # their own checks
+
+    @property
+    def parsed_trigger(self) -> Trigger:
+        """The trigger, which construction has parsed."""
+        assert isinstance(self.trigger, Trigger)
+        return self.trigger
+
+    @property
+    def base_sampling(self) -> Sampling:
+        """How the base's tokens are drawn."""
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p)
+
+    @property
+    def oracle_sampling(self) -> Sampling:
+        """How the oracle's tokens are drawn: its own settings where given, else the base's."""
+        return Sampling(
+            self.temperature if self.oracle_temperature is None else self.oracle_temperature,
+            self.top_k if self.oracle_top_k is None else self.oracle_top_k,
+            self.top_p if self.oracle_top_p is None else self.oracle_top_p,
+            self.min_p if self.oracle_min_p is None else self.oracle_min_p,
+        )
+
+    def samples(self, n: int) -> list[Request]:
+        """``n`` requests that differ in their draws alone."""
+        _check_whole("n", n, least=1)
+        return [replace(self, sample=self.sample + i) for i in range(n)]
+
+
+def _check_count(name: str, value: object) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (whole or (isinstance(value, float) and (value == math.inf or value.is_integer()))) or value < 0:  # type: ignore[operator]
+        raise RequestError(f"{name} must be a whole number of 0 or more, or inf, not {value!r}")
+
+
+def _check_whole(name: str, value: object, *, least: int | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
+        bound = "" if least is None else f" of {least} or more"
+        raise RequestError(f"{name} must be a whole number{bound}, not {value!r}")

@@ -1,0 +1,57 @@
+"""One model with its KV cache: everything a model does here is ``forward``, a catch-up of its cache on some ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dodona.engine.cache import Feed, PagedCache
+from dodona.engine.config import LlamaConfig
+from dodona.engine.llama import Llama
+
+
+class Runner:
+    """A model, its cache, and the count of what it ran."""
+
+    def __init__(self, name: str, model: Llama, *, pages: int, page_size: int) -> None:
+        self.name, self.model = name, model
+        self.cache = PagedCache(
+            model.config, pages=pages, page_size=page_size, dtype=model.dtype, device=model.device
+        )
+        self.forwards = 0
+        self.tokens = 0
+
+    @property
+    def config(self) -> LlamaConfig:
+        """The model's shape."""
+        return self.model.config
+
+    def forward(self, feeds: Sequence[Feed]) -> Tensor:
+        """Feed new ids to their slots in one ragged forward.
+
+        Returns:
+            Hidden states ``[N, E]`` after the final norm of each feed's last ``wanted`` ids, in the order of the feeds.
+        """
+        batch = self.cache.begin(feeds)
+        self.forwards += 1
+        self.tokens += batch.tokens
+        hidden: Tensor = self.model(batch.ids_T, batch.positions_T, batch, batch.wanted_N)
+        return hidden
+
+    def catch_up(self, slot: int, ids: Sequence[int]) -> Tensor:
+        """Feed a slot what it lacks of ``ids``; returns the next token's logits ``[V]``.
+
+        Raises:
+            ValueError: nothing is lacking, so there is no row to give logits for.
+        """
+        have = self.cache.pool.length(slot)
+        if have >= len(ids):
+            raise ValueError(f"the {self.name}'s cache holds {have} tokens and is given {len(ids)}: nothing to read")
+        logits: Tensor = self.model.logits(self.forward([Feed(slot, list(ids[have:]), 1)]))[0]
+        return logits
+
+    def score(self, hidden_NE: Tensor, ids_N: Tensor) -> Tensor:
+        """Logits ``[N]`` float32 of one given id a row, without the rest of the vocabulary."""
+        return torch.einsum("ne,ne->n", hidden_NE, self.model.head[ids_N]).float()

@@ -1,0 +1,519 @@
+"""Triggers: a boolean expression over the columns of one position says whether to consult the oracle there.
+
+    entropy > 2.0 and varentropy > 1.5
+    margin < 0.1 and since_consult >= 8 and position >= 3
+    0.8*ema(entropy, 0.9) - 1.2*margin > 0.3
+
+Grammar, a part of Python's: `and or not`, comparisons (chained; `in` and `not in` with a list of numbers), `+ - * /`,
+unary minus, parentheses, numbers, `inf`, `True`, `False`, `min max abs log exp sqrt`, `ema(signal, decay)`. The text is
+read with `ast.parse` and a whitelist, and never executed. Booleans are not numbers: `boundary + 1` is refused.
+
+The same program runs on torch tensors inside the engine's step and on NumPy columns of a recorded trace, and gives the
+same decisions: every operation is elementwise float32 with one rounding, in the same order, constants included. `sqrt`,
+`log` and `exp` are computed in float64 and rounded, because the float32 ones of NumPy, torch and CUDA differ in the
+last bit: `sqrt` is then always equal, `log` and `exp` but for a chance of about 1e-8 a value. Under torch.compile this
+promise does not hold, since fusion may contract a*b + c.
+
+A comparison with NaN is False, `!=` and `not in` included, and so is a boolean column that is NaN; but `not` turns
+False into True, so `not entropy > 2` holds where entropy is NaN. Division by zero gives inf or NaN, as in IEEE 754.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import operator
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias, overload
+
+import numpy as np
+
+from dodona.engine.errors import TriggerError
+from dodona.engine.presets import (
+    ATTENTION,
+    BOOLEAN,
+    COLUMNS,
+    COUNTERS,
+    FUNCTIONS,
+    PRESETS,
+    Argument,
+    expand,
+    known_columns,
+    number_text,
+    refusal,
+)
+
+__all__ = ["ATTENTION", "BOOLEAN", "COLUMNS", "FUNCTIONS", "PRESETS", "Array", "ExpressionTrigger", "Trigger"]
+__all__ += ["ema_column", "ema_step", "known_columns", "parse_trigger"]
+
+Array: TypeAlias = Any  # a torch.Tensor or a NumPy array; one kind in a call
+
+MAX_LENGTH: Final = 4096  # characters of a text
+MAX_DEPTH: Final = 50  # levels of nesting
+_LARGEST: Final = float(np.finfo(np.float32).max)
+
+
+def ema_column(signal: str, decay: float) -> str:
+    """The name of the column that holds an exponential moving average, as in "ema(entropy,0.9)"."""
+    return f"ema({signal},{number_text(decay)})"
+
+
+def ema_step(previous: Array, value: Array, decay: float) -> Array:
+    """One step of the average, float32: `value` where `previous` is NaN (the first position, and after a NaN value),
+    else float32(decay) * previous + float32(1 - decay) * value. NumPy scalars and arrays, or torch tensors.
+    """
+    ops = _ops_of(value)
+    old, new = ops.number(previous), ops.number(value)
+    with np.errstate(all="ignore"):
+        return ops.where(old != old, new, ops.constant(decay) * old + ops.constant(1.0 - decay) * new)
+
+
+class Trigger(ABC):
+    """A rule that says, for a batch of sequences, which of them consult now; subclass it for what no text says."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def decide(self, columns: Mapping[str, Array]) -> Array:
+        """Columns of shape [B], at least `names`, `emas` and `position`, to a bool array of shape [B]."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Columns that must be computed: by default all that are known before the commit."""
+        return frozenset(known_columns())
+
+    @property
+    def text(self) -> str:
+        """What records call this trigger."""
+        return type(self).__name__
+
+    @property
+    def emas(self) -> tuple[tuple[str, float], ...]:
+        """(signal, decay) of each average that must be computed; it comes as the column `ema_column(signal, decay)`."""
+        return ()
+
+    @property
+    def step_size(self) -> int | None:
+        """Base tokens from one boundary to the next; None: the request's."""
+        return None
+
+    @property
+    def attention(self) -> bool:
+        """Whether attention signals must be computed."""
+        return not ATTENTION.isdisjoint(self.names)
+
+
+class Instruction(NamedTuple):
+    """One step of a postfix program: takes `arity` values off the stack and puts one back."""
+
+    name: str
+    arity: int
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpressionTrigger(Trigger):
+    """A parsed expression; make one with `parse_trigger`. Equal if expression and step_size are."""
+
+    text: str = field(compare=False)  # as the user typed it
+    expression: str = field()  # canonical, presets expanded
+    names: frozenset[str] = field(compare=False, repr=False)  # columns used, the signals inside ema() among them
+    emas: tuple[tuple[str, float], ...] = field(compare=False, repr=False)  # in order of appearance
+    step_size: int | None = field()
+    program: tuple[Instruction, ...] = field(compare=False, repr=False)
+
+    def decide(self, columns: Mapping[str, Array]) -> Array:
+        """Bool array of the shape of `columns["position"]`. TriggerError names a column that is missing."""
+        ops = _ops_of(_column(columns, "position"))
+        stack: list[Any] = []
+        with np.errstate(all="ignore"):
+            for step in self.program:
+                taken = [stack.pop() for _ in range(step.arity)][::-1]
+                if step.name == "column":
+                    values = _column(columns, step.value)
+                    stack.append(ops.boolean(values) if step.value in BOOLEAN else ops.number(values))
+                else:
+                    stack.append(_apply(ops, step, taken))
+            return ops.filled(stack.pop(), _column(columns, "position"))
+
+
+def _column(columns: Mapping[str, Array], name: str) -> Array:
+    if name not in columns:
+        raise TriggerError(f"the trigger needs the column `{name}`, and is given only: {', '.join(columns)}")
+    return columns[name]
+
+
+class _NumPy:
+    """What differs between NumPy and torch. Constants are scalars that never widen float32."""
+
+    def number(self, values: Array) -> Array:
+        return np.asarray(values).astype(np.float32, copy=False)
+
+    def boolean(self, values: Array) -> Array:
+        values = np.asarray(values)
+        return values if values.dtype == np.bool_ else self.number(values) > 0
+
+    def constant(self, value: float | bool) -> Any:
+        return np.bool_(value) if isinstance(value, bool) else np.float32(value)
+
+    def where(self, condition: Array, a: Array, b: Array) -> Array:
+        result: Array = np.where(condition, a, b)
+        return result[()]
+
+    def divide(self, a: Array, b: Array) -> Array:
+        return np.divide(a, b)
+
+    def rounded(self, function: str, x: Array) -> Array:
+        return getattr(np, function)(x.astype(np.float64)).astype(np.float32)
+
+    def filled(self, result: Array, like: Array) -> Array:
+        return np.array(np.broadcast_to(result, np.shape(like)))
+
+
+class _Torch:
+    def __init__(self, torch: Any) -> None:
+        self.torch = torch
+
+    def number(self, values: Array) -> Array:
+        return values.to(self.torch.float32)
+
+    def boolean(self, values: Array) -> Array:
+        return values if values.dtype == self.torch.bool else self.number(values) > 0
+
+    def constant(self, value: float | bool) -> Any:
+        return value if isinstance(value, bool) else float(np.float32(value))
+
+    def where(self, condition: Array, a: Array, b: Array) -> Array:
+        return self.torch.where(condition, a, b)
+
+    def divide(self, a: Array, b: Array) -> Array:
+        # scalar / tensor, and on CUDA tensor / scalar too, would multiply by a rounded reciprocal.
+        if not self.torch.is_tensor(a):
+            a = self.torch.full_like(b, a)
+        elif not self.torch.is_tensor(b):
+            b = self.torch.full_like(a, b)
+        return self.torch.div(a, b)
+
+    def rounded(self, function: str, x: Array) -> Array:
+        return getattr(self.torch, function)(x.double()).float()
+
+    def filled(self, result: Array, like: Array) -> Array:
+        if not self.torch.is_tensor(result):
+            return self.torch.full(like.shape, result, dtype=self.torch.bool, device=like.device)
+        return result.expand(like.shape).clone()
+
+
+_NUMPY: Final = _NumPy()
+
+
+def _ops_of(values: Array) -> _NumPy | _Torch:
+    torch = sys.modules.get("torch")  # a tensor cannot exist before torch is imported
+    return _Torch(torch) if torch is not None and isinstance(values, torch.Tensor) else _NUMPY
+
+
+def _unequal(a: Array, b: Array) -> Array:
+    return (a < b) | (a > b)
+
+
+_SHARED: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
+    {
+        "+": operator.add,
+        "-": operator.sub,
+        "*": operator.mul,
+        "<": operator.lt,
+        "<=": operator.le,
+        ">": operator.gt,
+        ">=": operator.ge,
+        "==": operator.eq,
+        "!=": _unequal,
+        "and": operator.and_,
+        "or": operator.or_,
+        "not": operator.invert,
+        "negative": operator.neg,
+        "abs": abs,
+    }
+)
+
+
+def _apply(ops: _NumPy | _Torch, step: Instruction, taken: list[Any]) -> Any:
+    name = step.name
+    if name in _SHARED:
+        return _SHARED[name](*taken)
+    if name == "constant":
+        return ops.constant(step.value)
+    if name == "/":
+        return ops.divide(*taken)
+    if name == "in":
+        return functools.reduce(operator.or_, (taken[0] == ops.constant(v) for v in step.value))
+    if name == "not in":
+        return functools.reduce(operator.and_, (_unequal(taken[0], ops.constant(v)) for v in step.value))
+    if name in ("min", "max"):
+        a, b = taken
+        return ops.where((b < a if name == "min" else b > a) | (b != b), b, a)
+    return ops.rounded(name, *taken)
+
+
+_SYMBOLS: Final[Mapping[type[ast.AST], str]] = MappingProxyType(
+    {
+        **{ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.And: "and", ast.Or: "or"},
+        **{ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="},
+        **{ast.In: "in", ast.NotIn: "not in", ast.USub: "negative", ast.Not: "not"},
+    }
+)
+_INSTEAD: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        **{"&": "and", "|": "or", "!": "not", "~": "not", "=": "==", "is": "==", "is not": "!="},
+        **{"≥": ">=", "≤": "<=", "≠": "!=", "−": "-", "×": "*", "∞": "inf"},
+    }
+)
+
+
+def _hint(symbol: str) -> str:
+    return f"; write `{_INSTEAD[symbol]}`" if symbol in _INSTEAD else ""
+
+
+class _Compiler:
+    """Turns one text into a postfix program; `emit` says whether a node is a true/false value, else it is a number."""
+
+    def __init__(self, line: str, when: str, offline: bool) -> None:
+        self.line = line
+        self.known = known_columns(when, offline)
+        self.program: list[Instruction] = []
+        self.names: set[str] = set()
+        self.emas: dict[tuple[str, float], None] = {}
+
+    def fail(self, where: ast.AST | int, message: str) -> NoReturn:
+        column = where if isinstance(where, int) else int(getattr(where, "col_offset", 0))
+        first = max(0, column - 60)
+        before, after = "..." if first else "", "..." if len(self.line) > first + 100 else ""
+        shown, caret = self.line[first : first + 100], " " * (len(before) + column - first)
+        raise TriggerError(f"trigger, column {column + 1}: {message}\n    {before}{shown}{after}\n    {caret}^")
+
+    def source(self, node: ast.AST) -> str:
+        """What the user wrote for this node, shortened."""
+        text = self.line[getattr(node, "col_offset", 0) : getattr(node, "end_col_offset", None)]
+        return text if len(text) <= 40 else text[:37] + "..."
+
+    def parse(self) -> ast.expr:
+        """The syntax tree of the line; nothing in it is checked yet."""
+        if len(self.line) > MAX_LENGTH:
+            self.fail(0, f"the text has {len(self.line)} characters, more than {MAX_LENGTH}")
+        if not self.line:
+            self.fail(0, "the text is empty")
+        # Comments could hide a line; without other alphabets a byte offset of ast is a column.
+        if strange := re.search(r"[^ -~]|[#\\]", self.line):
+            self.fail(strange.start(), f"{strange.group()!r} cannot stand here{_hint(strange.group())}")
+        try:
+            return ast.parse(self.line, mode="eval").body
+        except SyntaxError as error:
+            column = min(max((error.offset or 1) - 1, 0), len(self.line))
+            single = re.search(r"(?<![<>=!:])=(?!=)", self.line)
+            if single and "'=='" in error.msg:
+                column = single.start()
+            problem, character = error.msg, self.line[column : column + 1]
+            if character in _INSTEAD:
+                problem = f"`{character}` cannot stand here{_hint(character)}"
+        except (ValueError, MemoryError, RecursionError):
+            column, problem = 0, "it is nested too deeply"
+        self.fail(column, problem)
+
+    def expand_preset(self, tree: ast.expr) -> tuple[str, int | None] | None:
+        """Expression text and step_size if the whole tree is a preset's name or a call of one."""
+        call = ast.Call(func=tree, args=[], keywords=[], col_offset=0) if isinstance(tree, ast.Name) else tree
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in PRESETS:
+            return None
+        arguments = [Argument(None, self.literal(node), node) for node in call.args]
+        arguments += [Argument(k.arg or "**", self.literal(k.value), k) for k in call.keywords]
+        return expand(call.func.id, call, arguments, self.fail)
+
+    def push(self, name: str, arity: int, value: Any = None) -> None:
+        """Append an instruction; one whose operands are all constants is computed now."""
+        step, operands = Instruction(name, arity, value), self.program[len(self.program) - arity :]
+        if arity and all(operand.name == "constant" for operand in operands):
+            with np.errstate(all="ignore"):
+                result = _apply(_NUMPY, step, [_NUMPY.constant(operand.value) for operand in operands])
+            del self.program[len(self.program) - arity :]
+            step = Instruction("constant", 0, bool(result) if isinstance(result, np.bool_) else float(result))
+        self.program.append(step)
+
+    def literal(self, node: ast.AST) -> float | None:
+        """The value of a number, a negative number or inf; None for anything else. Rewrites a number canonically."""
+        match node:
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant() | ast.Name() as operand):
+                value = self.literal(operand)
+                return None if value is None else -value
+            case ast.Name(id="inf"):
+                return np.inf
+            case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+                if abs(number) > _LARGEST:
+                    self.fail(node, "this number is too large for float32; write inf")
+                node.value = int(number) if number == int(number) and abs(number) < 1e15 else float(number)
+                return float(number)
+        return None
+
+    def numbers(self, node: ast.expr) -> tuple[ast.Tuple, tuple[float, ...]]:
+        """The list of numbers after `in`."""
+        items = node.elts if isinstance(node, ast.Tuple | ast.List) else []
+        if not items:
+            self.fail(node, "`in` needs a list of numbers, as in `position in (3, 17)` or `position in (3,)`")
+        values = []
+        for item in items:
+            if (value := self.literal(item)) is None:
+                self.fail(item, "a list holds only numbers")
+            values.append(float(np.float32(value)))
+        return ast.Tuple(elts=items, ctx=ast.Load()), tuple(values)
+
+    def need(self, node: ast.expr, boolean: bool, depth: int) -> None:
+        if self.emit(node, depth + 1) is boolean:
+            return
+        if boolean:
+            self.fail(node, f"`{self.source(node)}` is a number where true or false is due; compare it with something")
+        self.fail(node, f"`{self.source(node)}` is true or false where a number is due; use it with and, or, not")
+
+    def operator(self, op: ast.AST, start: int) -> str:
+        """The instruction of the operator that stands after column `start`; refuses what is not in the grammar."""
+        if type(op) in _SYMBOLS:
+            return _SYMBOLS[type(op)]
+        found = re.compile(r"is( +not)?|[^\s()\w]+").search(self.line, start)
+        assert found is not None
+        symbol = " ".join(found.group().split())
+        self.fail(found.start(), f"`{symbol}` is not part of a trigger{_hint(symbol)}")
+
+    def emit(self, node: ast.expr, depth: int = 0) -> bool:
+        if depth > MAX_DEPTH:
+            self.fail(node, f"it is nested more than {MAX_DEPTH} levels deep")
+        if (value := self.literal(node)) is not None:
+            self.push("constant", 0, float(np.float32(value)))
+            return False
+        match node:
+            case ast.Constant(value=bool(value)):
+                self.push("constant", 0, value)
+                return True
+            case ast.Name(id=name):
+                self.column(node, name)
+                self.push("column", 0, name)
+                return name in BOOLEAN
+            case ast.BoolOp(op=op, values=values):
+                for index, part in enumerate(values):
+                    self.need(part, True, depth)
+                    if index:
+                        self.push(_SYMBOLS[type(op)], 2)
+                return True
+            case ast.UnaryOp(op=op, operand=operand):
+                name = self.operator(op, node.col_offset)
+                self.need(operand, name == "not", depth)
+                self.push(name, 1)
+                return name == "not"
+            case ast.BinOp(left=left, op=op, right=right):
+                name = self.operator(op, left.end_col_offset or 0)
+                self.need(left, False, depth)
+                self.need(right, False, depth)
+                self.push(name, 2)
+                return False
+            case ast.Compare():
+                self.compare(node, depth)
+                return True
+            case ast.Call(func=ast.Name(id=name)):
+                self.call(node, name, depth)
+                return False
+            case ast.Call():
+                self.fail(node.func, "only a function's name can be called")
+        self.fail(node, f"`{self.source(node)}` is not part of a trigger")
+
+    def compare(self, node: ast.Compare, depth: int) -> None:
+        left = node.left
+        for index, (op, right) in enumerate(zip(node.ops, list(node.comparators), strict=True)):
+            name = self.operator(op, left.end_col_offset or 0)
+            self.need(left, False, depth)
+            if name in ("in", "not in"):
+                listed, values = self.numbers(right)
+                node.comparators[index] = listed
+                self.push(name, 1, values)
+            else:
+                self.need(right, False, depth)
+                self.push(name, 2)
+            if index:
+                self.push("and", 2)
+            left = right
+
+    def column(self, node: ast.AST, name: str) -> None:
+        if name not in self.known:
+            self.fail(node, refusal(name, self.known))
+        self.names.add(name)
+
+    def call(self, node: ast.Call, name: str, depth: int) -> None:
+        if name in COLUMNS and name not in PRESETS:
+            self.fail(node, f"`{name}` is a column, not a function")
+        if name not in FUNCTIONS:
+            self.fail(node, refusal(name, self.known))
+        if node.keywords:
+            self.fail(node.keywords[0], f"`{name}` takes no named argument")
+        if name == "ema":
+            return self.ema(node)
+        several = name in ("min", "max")
+        if len(node.args) < 2 if several else len(node.args) != 1:
+            self.fail(node, f"`{name}` takes {'two or more arguments' if several else 'one argument'}")
+        for index, argument in enumerate(node.args):
+            self.need(argument, False, depth)
+            if index or not several:
+                self.push(name, 2 if several else 1)
+
+    def ema(self, node: ast.Call) -> None:
+        match node.args:
+            case [ast.Name(id=signal) as first, second]:
+                self.column(first, signal)
+                if signal in COUNTERS or signal in BOOLEAN:
+                    self.fail(first, f"`ema` averages a signal, and `{signal}` is none")
+                decay = self.literal(second)
+                if decay is None or not 0 <= decay < 1:
+                    self.fail(second, "the decay of `ema` must be a number from 0 to below 1, written out")
+                self.emas[signal, decay] = None
+                self.push("column", 0, ema_column(signal, decay))
+            case _:
+                self.fail(node, "`ema` takes a signal and a decay, as in ema(entropy, 0.9)")
+
+
+@overload
+def parse_trigger(text: str, *, when: str = ..., offline: bool = ...) -> ExpressionTrigger: ...
+@overload
+def parse_trigger(text: str | Trigger, *, when: str = ..., offline: bool = ...) -> Trigger: ...
+def parse_trigger(text: str | Trigger, *, when: str = "before", offline: bool = False) -> Trigger:
+    """The trigger that `text` says: an expression, a preset's name, or a call of one. A Trigger comes back as it is.
+
+    Args:
+        text: an expression over `COLUMNS`, or one of `PRESETS`.
+        when: "before" or "after" the base's token is committed; `logprob` exists only after.
+        offline: allow every column, for the replay of a trace.
+
+    Raises:
+        TriggerError: with the expression and a caret under the fault.
+    """
+    if when not in ("before", "after"):
+        raise TriggerError(f'when is "before" or "after", not {when!r}')
+    if isinstance(text, ExpressionTrigger):
+        parse_trigger(text.text, when=when, offline=offline)
+        return text
+    if isinstance(text, Trigger):
+        if missing := sorted(text.names.difference(known_columns(when, offline))):
+            raise TriggerError(f"the trigger {text.text} wants {', '.join(missing)}, not known {when} the commit")
+        return text
+    if not isinstance(text, str):
+        if isinstance(text, type):
+            raise TriggerError(f"a trigger is text or an instance; {text.__name__} is a class: write {text.__name__}()")
+        raise TriggerError(f"a trigger is text or an instance of Trigger, not {type(text).__name__}")
+
+    compiler, step_size = _Compiler(re.sub(r"\s", " ", text).strip(), when, offline), None
+    tree = compiler.parse()
+    if preset := compiler.expand_preset(tree):
+        expression, step_size = preset
+        compiler = _Compiler(expression, when, offline)
+        tree = compiler.parse()
+    if not compiler.emit(tree):
+        compiler.fail(tree, "a trigger must be true or false, and this is a number; compare it with something")
+    names, emas = frozenset(compiler.names), tuple(compiler.emas)
+    return ExpressionTrigger(text, ast.unparse(tree), names, emas, step_size, tuple(compiler.program))

@@ -154,7 +154,7 @@ def _locate(bare: str, name: str) -> tuple[WeightStore, LlamaConfig]:
     path = Path(bare)
     try:
         path = path.expanduser()
-        is_folder, is_file = path.is_dir(), path.is_file()
+        is_folder, is_file = bool(bare) and path.is_dir(), path.is_file()
     except (OSError, ValueError, RuntimeError):  # too long, a null byte, no such home: no path of this system
         is_folder = is_file = False
     if is_folder:

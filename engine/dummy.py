@@ -73,7 +73,7 @@ class DummyWeights:
         self._folder: Path | None = None
         if what.upper() in ARCHITECTURES:
             self.config = ARCHITECTURES[what.upper()]
-        elif (folder := Path(what).expanduser()).is_dir():
+        elif what and (folder := Path(what).expanduser()).is_dir():
             self._folder, self.config = folder, read_config(folder, name)
         else:
             raise CheckpointError(

@@ -82,13 +82,13 @@ def refusal(name: str, known: Sequence[str]) -> str:
     if name in OFFLINE_SIGNALS:
         return f"`{name}` exists only after the fact, so a live trigger cannot use it; the replay of a trace can"
     if name in PRESETS:
-        return f"`{name}` is a preset and must stand alone; in an expression write `{PRESETS[name].expression}`"
+        return f"`{name}` is a preset and must stand alone; in an expression write `{PRESETS[name].example}`"
     if name in FUNCTIONS:
         return f"`{name}` is a function and needs arguments"
     words = [*known, *FUNCTIONS, "inf", "True", "False"]
     near = get_close_matches(name, [*words, *PRESETS], n=1) or get_close_matches(name.lower(), words, n=1)
     meant = f", did you mean `{near[0]}`?" if near else ""
-    return f"unknown word `{name}`{meant} (known: {', '.join(words)}; presets: {', '.join(PRESETS)})"
+    return f"unknown word `{name}`{meant}\nknown: {', '.join(words)}; presets: {', '.join(PRESETS)}"
 
 
 # Called with the node to point at and the sentence to say; raises TriggerError.
@@ -123,6 +123,12 @@ class Preset(NamedTuple):
     expression: str  # {braces} hold the parameters
     meaning: str
     parameters: Mapping[str, Parameter]
+
+    @property
+    def example(self) -> str:
+        """The expression with the defaults filled in."""
+        defaults = {key: number_text(p.default) for key, p in self.parameters.items() if p.default is not None}
+        return self.expression.format(positions="3, 17", **defaults)
 
 
 def number_text(value: float) -> str:
@@ -175,7 +181,7 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
             "uniform",
             "position < {L} and u * ({L} - position) < c - consults",
             "c positions drawn uniformly from the first L (Algorithm S; a finite c); positions that a burst covers are "
-            "passed over and later ones become likelier, so all c happen while there is room",
+            "passed over and later ones become likelier, so a consult is lost only to a burst that covers position L-1",
             L=_COUNT._replace(default=256),
         ),
         "entropy": _preset(
@@ -216,7 +222,7 @@ def expand(name: str, call: ast.AST, arguments: Sequence[Argument], fail: Fail) 
         if key not in preset.parameters:
             near = get_close_matches(key, keys, n=1)
             hint = f", did you mean `{near[0]}`?" if near else ""
-            fail(argument.node, f"unknown argument `{key}`{hint} It is {preset.signature}")
+            fail(argument.node, f"unknown argument `{key}` of {preset.signature}{hint}")
         if key in given:
             fail(argument.node, f"`{key}` is given twice")
         given[key] = _check(f"`{key}` of `{name}`", argument, preset.parameters[key], fail)

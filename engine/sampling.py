@@ -54,7 +54,7 @@ def filtered_logits(logits_NV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     scores = logits_NV.float() / column([s.temperature for s in samplings])
     vocab = scores.shape[-1]
     if any(0 < s.top_k < vocab or s.top_p < 1 for s in samplings):
-        ordered, order = scores.sort(-1, descending=True, stable=True)
+        ordered, order = torch.sort(scores, dim=-1, descending=True, stable=True)
         ranks = torch.arange(vocab, device=scores.device)
         limits = column([s.top_k if 0 < s.top_k < vocab else vocab for s in samplings])
         ties = ordered < ordered.gather(1, limits.long() - 1)  # top-k keeps what equals the k-th score

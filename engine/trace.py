@@ -140,10 +140,15 @@ def read_traces(path: str | Path) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
     version = (table.schema.metadata or {}).get(b"dodona_trace_schema")
     if version != str(SCHEMA_VERSION).encode():
         raise DodonaError(f"{path} has trace schema {version!r}, this is version {SCHEMA_VERSION}")
-    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    columns = {name: _plain(table[name]).to_numpy() for name in table.column_names}
     edges = np.flatnonzero(np.diff(columns["sequence"], prepend=-1))
     for start, stop in zip(edges, [*edges[1:], len(table)], strict=True):
         yield {name: column[start:stop] for name, column in columns.items()}
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A dictionary column as text: an all-null one has no dictionary to look up in."""
+    return column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
 
 
 def _constant(value: Any, length: int) -> list[Any]:

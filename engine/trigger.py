@@ -222,20 +222,9 @@ def _unequal(a: Array, b: Array) -> Array:
 
 _SHARED: Final[Mapping[str, Callable[..., Any]]] = MappingProxyType(
     {
-        "+": operator.add,
-        "-": operator.sub,
-        "*": operator.mul,
-        "<": operator.lt,
-        "<=": operator.le,
-        ">": operator.gt,
-        ">=": operator.ge,
-        "==": operator.eq,
-        "!=": _unequal,
-        "and": operator.and_,
-        "or": operator.or_,
-        "not": operator.invert,
-        "negative": operator.neg,
-        "abs": abs,
+        **{"+": operator.add, "-": operator.sub, "*": operator.mul, "negative": operator.neg, "abs": abs},
+        **{"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq},
+        **{"!=": _unequal, "and": operator.and_, "or": operator.or_, "not": operator.invert},
     }
 )
 
@@ -288,11 +277,14 @@ class _Compiler:
         self.emas: dict[tuple[str, float], None] = {}
 
     def fail(self, where: ast.AST | int, message: str) -> NoReturn:
+        """Raise TriggerError with the line and a caret; what follows a line break in `message` comes below them."""
         column = where if isinstance(where, int) else int(getattr(where, "col_offset", 0))
         first = max(0, column - 60)
         before, after = "..." if first else "", "..." if len(self.line) > first + 100 else ""
-        shown, caret = self.line[first : first + 100], " " * (len(before) + column - first)
-        raise TriggerError(f"trigger, column {column + 1}: {message}\n    {before}{shown}{after}\n    {caret}^")
+        shown = before + "".join(c if c.isprintable() else "?" for c in self.line[first : first + 100]) + after
+        message, _, more = message.partition("\n")
+        lines = [f"trigger, column {column + 1}: {message}", shown, " " * (len(before) + column - first) + "^", more]
+        raise TriggerError("\n    ".join(lines).rstrip())
 
     def source(self, node: ast.AST) -> str:
         """What the user wrote for this node, shortened."""
@@ -311,12 +303,11 @@ class _Compiler:
         try:
             return ast.parse(self.line, mode="eval").body
         except SyntaxError as error:
-            column = min(max((error.offset or 1) - 1, 0), len(self.line))
-            single = re.search(r"(?<![<>=!:])=(?!=)", self.line)
-            if single and "'=='" in error.msg:
+            column = error.offset - 1 if error.offset else len(self.line)
+            problem = error.msg if error.offset else "the text ends too early"
+            if "'=='" in error.msg and (single := re.search(r"(?<![<>=!:])=(?!=)", self.line)):
                 column = single.start()
-            problem, character = error.msg, self.line[column : column + 1]
-            if character in _INSTEAD:
+            if (character := self.line[column : column + 1]) in _INSTEAD:
                 problem = f"`{character}` cannot stand here{_hint(character)}"
         except (ValueError, MemoryError, RecursionError):
             column, problem = 0, "it is nested too deeply"
@@ -379,7 +370,7 @@ class _Compiler:
         """The instruction of the operator that stands after column `start`; refuses what is not in the grammar."""
         if type(op) in _SYMBOLS:
             return _SYMBOLS[type(op)]
-        found = re.compile(r"is( +not)?|[^\s()\w]+").search(self.line, start)
+        found = re.compile(r"is( +not)?|\*\*|//|<<|>>|[^\s()\w]").search(self.line, start)
         assert found is not None
         symbol = " ".join(found.group().split())
         self.fail(found.start(), f"`{symbol}` is not part of a trigger{_hint(symbol)}")
@@ -421,8 +412,6 @@ class _Compiler:
             case ast.Call(func=ast.Name(id=name)):
                 self.call(node, name, depth)
                 return False
-            case ast.Call():
-                self.fail(node.func, "only a function's name can be called")
         self.fail(node, f"`{self.source(node)}` is not part of a trigger")
 
     def compare(self, node: ast.Compare, depth: int) -> None:
@@ -470,7 +459,7 @@ class _Compiler:
                 if signal in COUNTERS or signal in BOOLEAN:
                     self.fail(first, f"`ema` averages a signal, and `{signal}` is none")
                 decay = self.literal(second)
-                if decay is None or not 0 <= decay < 1:
+                if decay is None or not 0 <= np.float32(decay) < 1:
                     self.fail(second, "the decay of `ema` must be a number from 0 to below 1, written out")
                 self.emas[signal, decay] = None
                 self.push("column", 0, ema_column(signal, decay))

@@ -4,8 +4,9 @@ Shape suffixes: L layers, P pages, S page size, K key/value heads, G query heads
 size, T tokens of a ragged forward, B sequences of one group, n queries of each, C keys (live and padding).
 
 A forward is described by ``Feed``s: which slot is given how many new tokens. ``PagedCache.begin`` makes room for them
-(pages, copy-on-write) and returns a ``PagedBatch``, the ``Attention`` that one forward uses. Feeds are ordered and grouped
-so that sequences with about as many new tokens attend in one padded product: decode rows together, bursts together.
+(pages, copy-on-write) and returns a ``PagedBatch``, the ``Attention`` that one forward uses. Feeds are ordered and
+grouped so that sequences with about as many new tokens attend in one padded product: decode rows together, bursts
+together.
 """
 
 from __future__ import annotations
@@ -137,7 +138,8 @@ class PagedBatch:
         ]
         packed = torch.tensor([ids, positions, places], device=cache.device)
         self.ids_T, self.positions_T, self._places_T = packed[0], packed[1], packed[2]
-        self.wanted_N = None if wanted == list(range(len(ids))) else torch.tensor(wanted, device=cache.device, dtype=torch.int64)
+        everything = wanted == list(range(len(ids)))
+        self.wanted_N = None if everything else torch.tensor(wanted, device=cache.device, dtype=torch.int64)
         self.tokens = len(ids)
         self._groups = self._make_groups([feeds[i] for i in order])
 
@@ -160,7 +162,9 @@ class PagedBatch:
         lengths = [pool.length(feed.slot) for feed in feeds]
         spread = gather = keys = pages = mask = None
         if any(count != queries for count in counts):
-            rows, slots_of, row = [], [], start
+            rows: list[int] = []
+            slots_of: list[int] = []
+            row = start
             for b, count in enumerate(counts):
                 rows += [row + min(i, count - 1) for i in range(queries)]
                 slots_of += range(b * queries, b * queries + count)

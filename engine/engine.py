@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -123,25 +122,26 @@ class Engine:
         """Generate from one prompt or from many.
 
         Args:
-            prompts: one prompt (text, token ids, chat messages, or a Request), which gives one Result; or an iterable of
-                prompts or Requests, which may be produced lazily and gives an iterator of Results as they finish.
+            prompts: one prompt (text, token ids, chat messages, or a Request), which gives one Result; or an iterable
+                of prompts or Requests, which may be produced lazily and gives an iterator of Results as they finish.
             **options: fields of Request (c, k, trigger, when, max_new_tokens, seed, temperature, stop, ...), and ``n``:
                 that many samples of every prompt (one prompt with n gives a list).
 
         Raises:
             TypeError: an unknown option.
-            DodonaError: a single prompt that cannot be generated from; among many, the failing one's Result has ``error``
-                set and the others are not touched.
+            DodonaError: a single prompt that cannot be generated from; among many, the failing one's Result has
+                ``error`` set and the others are not touched.
         """
         n = options.pop("n", None)
         _check_options(options)
         if not _is_single(prompts):
-            return self._run(_expand(prompts, options, n))
+            return self._run(self._prepare(_expand(prompts, options, n)))
         request = _as_request(prompts, options)
-        if n is None:
-            return next(self._run(iter([request]))).raise_for_error()
-        results = [result.raise_for_error() for result in self._run(iter(request.samples(n)))]
-        return sorted(results, key=lambda result: result.request.sample)
+        sequences = [self._sequence(sample) for sample in ([request] if n is None else request.samples(n))]
+        results = sorted(self._run(iter(sequences)), key=lambda result: result.request.sample)
+        for result in results:
+            result.raise_for_error()
+        return results[0] if n is None else results
 
     def stream(self, prompt: Prompt | Request, **options: Any) -> Iterator[Token]:
         """Generate from one prompt and yield its tokens as they are written; a token's text is what became complete.
@@ -185,24 +185,32 @@ class Engine:
 
     # --- inside ---
 
-    def _run(self, requests: Iterator[Any]) -> Iterator[Result]:
+    def _prepare(self, requests: Iterable[Request | DodonaError]) -> Iterator[Sequence | Result]:
+        """Requests made ready one by one; what cannot be served comes out as its failed Result."""
+        for request in requests:
+            try:
+                if isinstance(request, DodonaError):
+                    raise request
+                prepared: Sequence | Result = self._sequence(request)
+            except DodonaError as error:
+                prepared = failed_result(request, str(error), self.tokenizer, self.base_model_id, self.oracle_model_id)
+            yield prepared
+
+    def _run(self, sequences: Iterator[Sequence | Result]) -> Iterator[Result]:
+        """Run sequences to their end, taking new ones as seats come free; results in the order they finish."""
         finished: deque[Sequence] = deque()
         exhausted, pending = False, 0
         try:
             while True:
                 while not exhausted and len(self.scheduler.waiting) < self.scheduler.max_batch:
-                    try:
-                        request = next(requests)
-                    except StopIteration:
+                    taken = next(sequences, None)
+                    if taken is None:
                         exhausted = True
-                        break
-                    try:
-                        sequence = self._sequence(_as_request(request, {}))
-                    except DodonaError as error:
-                        yield failed_result(request, str(error), self.tokenizer, self.base_model_id, self.oracle_model_id)
-                        continue
-                    pending += 1
-                    self._submit(sequence, finished)
+                    elif isinstance(taken, Result):
+                        yield taken
+                    else:
+                        pending += 1
+                        self._submit(taken, finished)
                 while finished:
                     pending -= 1
                     sequence = finished.popleft()
@@ -254,7 +262,7 @@ class Engine:
             raise RequestError("oracle_tail needs an oracle, and none is loaded")
         trigger = request.parsed_trigger
         if c > 0 and isinstance(trigger, ExpressionTrigger) and trigger.attention:
-            raise RequestError(f"the trigger {trigger.text!r} needs attention signals, which the eager backend has not got")
+            raise RequestError(f"the trigger {trigger.text!r} needs attention signals, which are not computed here")
         ids = self._encode(request)
         if len(ids) >= self.context:
             raise RequestError(
@@ -292,7 +300,9 @@ class Engine:
 
 def _device(device: str | torch.device | None) -> torch.device:
     try:
-        chosen = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        chosen = (
+            torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        )
     except RuntimeError as error:
         raise RequestError(f"unknown device {device!r}") from error
     if chosen.type not in ("cpu", "cuda"):
@@ -333,22 +343,24 @@ def _check_options(options: Mapping[str, Any]) -> None:
 def _is_single(prompts: Any) -> bool:
     if isinstance(prompts, (str, Request)):
         return True
-    return isinstance(prompts, (list, tuple)) and bool(prompts) and (
-        isinstance(prompts[0], int) or (isinstance(prompts[0], Mapping) and "role" in prompts[0])
+    return (
+        isinstance(prompts, (list, tuple))
+        and bool(prompts)
+        and (isinstance(prompts[0], int) or (isinstance(prompts[0], Mapping) and "role" in prompts[0]))
     )
 
 
 def _as_request(prompt: Any, options: Mapping[str, Any]) -> Request:
     if isinstance(prompt, Request):
         return dataclasses.replace(prompt, **options) if options else prompt
-    if isinstance(prompt, Exception):
-        raise prompt
     if isinstance(prompt, str) or _is_single(prompt) or (isinstance(prompt, (list, tuple)) and not prompt):
         return Request(prompt=prompt, **options)
     raise RequestError(f"a prompt must be text, token ids, chat messages or a Request, not {type(prompt).__name__}")
 
 
-def _expand(prompts: Iterable[Any], options: Mapping[str, Any], n: int | None) -> Iterator[Any]:
+def _expand(
+    prompts: Iterable[Any], options: Mapping[str, Any], n: int | None
+) -> Iterator[Request | DodonaError]:
     """Requests of an iterable, ``n`` samples each; a malformed one comes out as its error, to fail alone."""
     for prompt in prompts:
         try:
@@ -359,11 +371,3 @@ def _expand(prompts: Iterable[Any], options: Mapping[str, Any], n: int | None) -
         else:
             yield from requests
 
-
-def inf_or_int(text: str) -> float:
-    """A budget from text: a whole number, or ``inf``.
-
-    Raises:
-        ValueError: anything else.
-    """
-    return math.inf if text.strip().lower() in ("inf", "infinity") else int(text)

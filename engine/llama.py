@@ -81,7 +81,7 @@ class Llama(nn.Module):
         """
         if self._rope is None:
             positions = torch.arange(self.config.max_position_embeddings, dtype=torch.float32)
-            angles = torch.outer(positions, rope_frequencies(self.config).to(torch.float32).cpu())
+            angles = torch.outer(positions, rope_frequencies(self.config).to(torch.float32))
             cos, sin = angles.cos(), angles.sin()
             self._rope = (
                 torch.cat((cos, cos), -1).to(self.device, self.dtype),
@@ -109,6 +109,7 @@ class Llama(nn.Module):
         half = config.head_dim // 2
         x_TE = F.embedding(ids_T, self.embed)
         for index, layer in enumerate(self.layers):
+            assert isinstance(layer, Layer)
             h_TE = F.rms_norm(x_TE, shape, layer.attn_norm, eps)
             qkv = F.linear(h_TE, layer.qkv, layer.qkv_bias).view(tokens, -1, config.head_dim)
             qk, v_TKD = qkv[:, :split], qkv[:, split:]

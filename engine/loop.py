@@ -32,6 +32,7 @@ class Row(NamedTuple):
     sequence: Sequence
     position: int
     next: bool  # the position is still to be written, and ``token`` is this model's choice for it
+    hidden: Tensor  # [E], the state that the distribution was made from
     lse: float
     entropy: float
     varentropy: float
@@ -41,7 +42,6 @@ class Row(NamedTuple):
     token: float  # the written token, or the choice
     logprob: float  # of ``token``
     rank: float  # of ``token`` (oracle only, else NaN)
-    hidden: Tensor  # [E], the state that the distribution was made from
 
 
 class Loop:
@@ -184,7 +184,7 @@ def _enter(lane: Lane, runner: Runner, sequence: Sequence, start: int, stop: int
 
 
 def _observe(runner: Runner, hidden_NE: Tensor, positions: Rows[tuple[Sequence, int]]) -> list[Row]:
-    """Statistics of each row's distribution and its token: the written one, or the model's choice where there is none."""
+    """Statistics of each row's distribution and its token: the written one, or the model's choice where none is."""
     is_oracle = runner.name == ORACLE
     logits_NV = runner.model.logits(hidden_NE)
     stats = statistics(logits_NV)
@@ -214,7 +214,7 @@ def _observe(runner: Runner, hidden_NE: Tensor, positions: Rows[tuple[Sequence, 
     ]
     numbers = to_host(torch.stack(columns, -1))
     return [
-        Row(sequence, place, written < 0, *row, hidden)
+        Row(sequence, place, written < 0, hidden, *row)
         for (sequence, _), place, written, row, hidden in zip(positions, places, known, numbers, hidden_NE, strict=True)
     ]
 

@@ -1,4 +1,4 @@
-"""The memory plan: weights of both models, KV caches and workspace against what the device has, before anything is loaded."""
+"""The memory plan: weights, KV caches and workspace against what the device has, before anything is loaded."""
 
 from __future__ import annotations
 

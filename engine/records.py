@@ -139,11 +139,11 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
         raise DodonaError(f"{path} cannot be read: {_reason(error)}") from error
 
 
-def encode_record(record: Mapping[str, Any]) -> bytes:
-    """One record as a line of UTF-8 with its line end."""
+def encode_record(record: Mapping[str, Any], *, ascii_only: bool = False) -> bytes:
+    """One record as a line of UTF-8 with its line end; ``ascii_only`` writes other characters as JSON escapes."""
     plain = _plain(record)
     try:
-        return json.dumps(plain, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        return json.dumps(plain, ensure_ascii=ascii_only, allow_nan=False).encode() + b"\n"
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say and UTF-8 cannot
         return json.dumps(plain, allow_nan=False).encode() + b"\n"
 

@@ -24,12 +24,13 @@ def decision_mask(trace: Mapping[str, Array]) -> Array:
     """
     oracle = trace["source"] == "oracle"
     if trace["when"][0] == "after":
-        asked = ~oracle
+        asked: Array = ~oracle
         asked[-1] = False
         return asked
     consult = np.where(oracle, trace["consult"], -1)
-    first = oracle & (np.diff(consult, prepend=-1) != 0)
-    return ~oracle | first
+    first: Array = oracle & (np.diff(consult, prepend=-1) != 0)
+    either: Array = ~oracle | first
+    return either
 
 
 def counters(trace: Mapping[str, Array], step_size: int | None = None) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""What a caller asks for: one prompt, its consult budget, trigger, sampling and limits. Defaults are written here once."""
+"""What a caller asks for: one prompt, its consult budget, trigger, sampling and limits, with every default."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Request:
     step_size: int = 10  # base tokens between two boundaries, where the trigger does not set its own
     max_oracle_tokens: int | None = None  # cap on oracle tokens; may cut the last burst short
     max_new_tokens: int = 256
-    stop: tuple[str, ...] = ()  # generation ends with the token that completes one of these
+    stop: tuple[str, ...] = ()  # ends with the token that completes one of these in the text (special tokens are no text)
     seed: int = 0
     key: str | None = None  # request key of the random draws; None: a hash of the prompt's ids
     sample: int = 0  # which of several samples of this prompt; part of the request key
@@ -91,6 +91,15 @@ class Request:
         """``n`` requests that differ in their draws alone."""
         _check_whole("n", n, least=1)
         return [replace(self, sample=self.sample + i) for i in range(n)]
+
+
+def parse_budget(text: str) -> float:
+    """A budget from text: a whole number, or ``inf``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    return math.inf if text.strip().lower() in ("inf", "infinity") else int(text)
 
 
 def _check_count(name: str, value: object) -> None:

@@ -157,7 +157,7 @@ class Scheduler:
         return works
 
     def _make_room(self, lane: Lane, sequence: Sequence) -> bool:
-        """Free some pages: a shared prompt nobody waits for, else the youngest running sequence. False: nothing left."""
+        """Free some pages: a shared prompt's, else the youngest running sequence's. False: there is nothing left."""
         if lane.prompts:
             lane.forget(next(iter(lane.prompts)))
             return True

@@ -36,7 +36,14 @@ class Sequence:
     """Mutable state of one request. The engine feeds it; only ``commit`` appends tokens."""
 
     def __init__(
-        self, request: Request, prompt_ids: list[int], *, c: float, limit: int, eos_ids: frozenset[int], tokenizer: Tokenizer
+        self,
+        request: Request,
+        prompt_ids: list[int],
+        *,
+        c: float,
+        limit: int,
+        eos_ids: frozenset[int],
+        tokenizer: Tokenizer,
     ) -> None:
         self.request = request
         self.trigger = request.parsed_trigger
@@ -197,7 +204,7 @@ class Sequence:
 
     def _stopped(self) -> bool:
         window = self.ids[len(self.prompt) :][-(self._stop_window + 8) :]
-        text = self._tokenizer.decode(window, skip_special=False)
+        text = self._tokenizer.decode(window)
         return any(stop in text for stop in self.request.stop)
 
     def finish(self, reason: str, error: str | None = None) -> None:

@@ -45,10 +45,7 @@ def statistics(logits_NV: Tensor) -> Statistics:
     entropy = (p * surprise).sum(-1)
     varentropy = (p * (surprise - entropy.unsqueeze(-1)).square()).sum(-1)
     top_prob = total.reciprocal().squeeze(-1)
-    if x.shape[-1] > 1:
-        second = p.scatter(-1, top1, 0.0).amax(-1)
-    else:
-        second = torch.zeros_like(top_prob)
+    second = p.scatter(-1, top1, 0.0).amax(-1)
     lse = (top + log_total).squeeze(-1)
     lse = torch.where(lse.isfinite(), lse, torch.nan)
     return Statistics(lse, entropy, varentropy, top1.squeeze(-1), top_prob, top_prob - second)

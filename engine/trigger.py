@@ -356,7 +356,7 @@ class _Compiler:
         for item in items:
             if (value := self.literal(item)) is None:
                 self.fail(item, "a list holds only numbers")
-            values.append(float(np.float32(value)))
+            values.append(value)
         return ast.Tuple(elts=items, ctx=ast.Load()), tuple(values)
 
     def need(self, node: ast.expr, boolean: bool, depth: int) -> None:
@@ -379,7 +379,7 @@ class _Compiler:
         if depth > MAX_DEPTH:
             self.fail(node, f"it is nested more than {MAX_DEPTH} levels deep")
         if (value := self.literal(node)) is not None:
-            self.push("constant", 0, float(np.float32(value)))
+            self.push("constant", 0, value)
             return False
         match node:
             case ast.Constant(value=bool(value)):

@@ -113,7 +113,7 @@ def _sum_or_difference(rng: random.Random, a: int, b: int) -> tuple[str, str, in
 
 
 def _then(rng: random.Random, expression: str, steps: str, value: int, limit: int) -> tuple[str, str, int]:
-    """``expression + c`` or ``expression - c`` with 2 <= c <= limit, worked after the steps that gave ``value`` >= 0."""
+    """``expression + c`` or ``- c`` with 2 <= c <= limit, worked after the steps that gave ``value`` >= 0."""
     c = rng.randint(2, limit)
     sign, work = ("+", worked_addition) if rng.random() < 0.5 else ("-", worked_subtraction)
     more, total = work(value, c)

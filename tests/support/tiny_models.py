@@ -49,12 +49,12 @@ def save_tiny(folder: Path, shape: str, *, seed: int = 0, layers: int = 3, sprea
         **options,
     )
     if rope is not None:
-        try:
-            config.rope_parameters = rope
-        except AttributeError:
-            pass
+        config.rope_parameters = rope
         if not getattr(config, "rope_parameters", None):
-            config.rope_theta, config.rope_scaling = rope["rope_theta"], {k: v for k, v in rope.items() if k != "rope_theta"}
+            config.rope_theta, config.rope_scaling = (
+                rope["rope_theta"],
+                {k: v for k, v in rope.items() if k != "rope_theta"},
+            )
     model = LlamaForCausalLM(config)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 or "bias" in name:

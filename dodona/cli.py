@@ -1,0 +1,145 @@
+"""The console command. A subcommand's module, and with it torch, is imported when that subcommand runs."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple, NoReturn
+
+from dodona import __version__
+from dodona.engine.errors import DodonaError
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+
+
+class Command(NamedTuple):
+    """A subcommand; its module has ``add_arguments(parser)`` and ``run(args) -> exit code``."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "generate": Command("dodona.eval.commands.generate", "write one text with both models"),
+    "eval": Command("dodona.eval.commands.evaluate", "measure accuracy over a grid of c, k and triggers"),
+    "demo": Command("dodona.eval.commands.demo", "show what it does, on models that come with it"),
+    "env": Command("dodona.eval.commands.env", "versions, devices, and whether two models would fit"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one line an error, no abbreviations, and the closest name for a mistyped option."""
+
+    def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message as dodona prints all errors, and exit."""
+        print_error(message)
+        raise SystemExit(EXIT_ERROR)
+
+    def read(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse all of the arguments; an unknown one is an error that names the closest known option."""
+        arguments = [kebab(argument) for argument in until_separator(arguments)] + after_separator(arguments)
+        args, unknown = self.parse_known_args(arguments)
+        for argument in unknown:
+            if argument.startswith("-") and argument != "-":
+                option = argument.split("=")[0]
+                self.error(f"unknown option {option}{closest(option, self._option_string_actions)}")
+        if unknown:
+            self.error(f"unexpected argument {unknown[0]!r}; put a text of several words in quotes")
+        return args
+
+
+def until_separator(arguments: Sequence[str]) -> list[str]:
+    """What comes before ``--``."""
+    arguments = list(arguments)
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
+
+
+def after_separator(arguments: Sequence[str]) -> list[str]:
+    """``--`` and what comes after it."""
+    return list(arguments)[len(until_separator(arguments)) :]
+
+
+def kebab(argument: str) -> str:
+    """``--snake_case=value_x`` as ``--snake-case=value_x``; anything but an option as it is."""
+    if not argument.startswith("--"):
+        return argument
+    option, equals, value = argument.partition("=")
+    return option.replace("_", "-") + equals + value
+
+
+def closest(word: str, known: Sequence[str] | dict[str, argparse.Action]) -> str:
+    """A question for the closest known word, or a pointer to the help where none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else "; --help lists what there is"
+
+
+def print_error(message: str) -> None:
+    """Write an error the one way that dodona writes them."""
+    print(f"dodona: error: {message}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Raises:
+        SystemExit: ``--help``, ``--version`` and mistakes in the arguments.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without the character shows its code
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except DodonaError as error:
+        print_error(str(error))
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("dodona: stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does. Nothing more can be written, at the exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    name = arguments[0] if arguments else "--help"
+    if name in COMMANDS:
+        command = COMMANDS[name]
+        module = import_module(command.module)
+        parser = Parser(f"dodona {name}", module.__doc__ or command.help)
+        module.add_arguments(parser)
+        code: int = module.run(parser.read(arguments[1:]))
+        return code
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items())
+    parser = Parser(
+        "dodona",
+        "Decode with two Llama models: a small base writes, and a large oracle is consulted where it matters.",
+        f"commands:\n{listed}\n\n`dodona COMMAND --help` lists a command's options.",
+    )
+    parser.usage = "dodona COMMAND [options]"
+    parser.add_argument("--version", action="version", version=f"dodona {__version__}")
+    if not name.startswith("-"):
+        parser.error(f"there is no command {name!r}{closest(name, list(COMMANDS))}")
+    if not arguments:
+        parser.print_help()
+        return EXIT_ERROR
+    parser.read(arguments)
+    parser.error(f"unexpected argument {name!r}; the command comes first")

@@ -1,0 +1,67 @@
+"""The cells of an experiment: which budget, burst length, trigger and seed each run has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dodona.engine.request import Request, When
+from dodona.engine.result import json_number
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One cell. Two arms that must give the same text have the same name."""
+
+    c: float
+    k: float
+    trigger: str
+    when: When
+    seed: int
+
+    @property
+    def alone(self) -> bool:
+        """Whether no consult can happen, so that k and the trigger make no difference."""
+        return self.c == 0 or self.k == 0
+
+    @property
+    def name(self) -> str:
+        """Short and stable: ``c=5 k=10 entropy>1.0 before seed=0``."""
+        if self.alone:
+            return f"c=0 seed={self.seed}"
+        trigger = re.sub(r"\s*([<>=!+*/(),-]+)\s*", r"\1", " ".join(self.trigger.split()))
+        return f"c={json_number(self.c)} k={json_number(self.k)} {trigger} {self.when} seed={self.seed}"
+
+    def fields(self) -> dict[str, Any]:
+        """The arm as fields of Request."""
+        return asdict(self)
+
+
+def grid(
+    cs: Sequence[float], ks: Sequence[float], triggers: Sequence[str], whens: Sequence[When], seeds: Sequence[int]
+) -> list[Arm]:
+    """Every combination once, in the order of a table: trigger, when, c, k, seed; what is the base alone comes first.
+
+    Raises:
+        DodonaError: a value out of range, or a trigger that cannot be used.
+    """
+    arms: dict[str, Arm] = {}
+    for seed in seeds:
+        for c in cs:
+            for k in ks:
+                arm = Arm(c, k, "never", "before", seed)
+                Request(prompt="", **arm.fields())
+                if arm.alone:
+                    arms[arm.name] = Arm(0, 0, "never", "before", seed)
+    for trigger in triggers:
+        for when in whens:
+            for c in cs:
+                for k in ks:
+                    for seed in seeds:
+                        arm = Arm(c, k, trigger, when, seed)
+                        Request(prompt="", **arm.fields())
+                        if not arm.alone:
+                            arms.setdefault(arm.name, arm)
+    return list(arms.values())

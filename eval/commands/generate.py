@@ -1,0 +1,142 @@
+"""Write one text with both models: the base writes, the oracle is consulted where the trigger says so.
+
+The prompt is the argument, a file (--file), or standard input. From a file or standard input one line end at the very
+end is left out, as a shell does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from dodona.engine.engine import Engine
+from dodona.engine.errors import DodonaError
+from dodona.engine.records import RecordFile, encode_record
+from dodona.engine.request import Request
+from dodona.engine.result import Result
+from dodona.engine.trace import TraceWriter
+from dodona.eval.commands.options import (
+    add_engine_options,
+    add_request_options,
+    make_engine,
+    request_options,
+    whole,
+)
+from dodona.eval.show import COLOR_CHOICES, Marks, marked, marks_for
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("prompt", nargs="?", help="the prompt; - or nothing reads standard input")
+    parser.add_argument("--prompt", dest="prompt_option", metavar="TEXT", help="the prompt, as an option")
+    parser.add_argument("--file", metavar="FILE", help="read the prompt from a file")
+    parser.add_argument("--n", type=whole, default=1, help="samples of the prompt (default: 1)")
+    add_engine_options(parser)
+    add_request_options(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument("--verbose", action="store_true", help="show who wrote what, and a summary on standard error")
+    output.add_argument("--color", choices=COLOR_CHOICES, default="auto", help="(default: auto, on a terminal)")
+    output.add_argument("--json", action="store_true", help="print one record a sample instead of the text")
+    output.add_argument("--stream", action="store_true", help="print the text while it is written")
+    output.add_argument("--trace", metavar="FILE", help="write every token with its signals to this Parquet file")
+    output.add_argument("--output-file", metavar="FILE", help="append the record to this file of JSON lines")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate and print."""
+    if args.stream and (args.json or args.trace or args.output_file or args.n != 1):
+        raise DodonaError("--stream prints one text as it comes: leave out --json, --trace, --output-file and --n")
+    request = Request(prompt=read_prompt(args), **request_options(args))
+    requests = request.samples(args.n)
+    marks = marks_for(sys.stdout, args.color) if args.verbose else None
+    with ExitStack() as files:  # opened first: what cannot be written is known before anything is generated
+        records = files.enter_context(RecordFile(args.output_file)) if args.output_file else None
+        trace = files.enter_context(TraceWriter(args.trace)) if args.trace else None
+        engine = make_engine(args)
+        if args.stream:
+            _stream(engine, request, marks)
+            return 0
+        started = time.perf_counter()
+        results = []
+        for result in engine.generate(iter(requests)):
+            results.append(result.raise_for_error())
+            if records is not None:
+                records.append(result.record())
+            if trace is not None:
+                trace.write(result)
+    seconds = time.perf_counter() - started
+    results.sort(key=lambda result: result.request.sample)
+    for number, result in enumerate(results):
+        if args.json:
+            sys.stdout.write(encode_record(result.record(), ascii_only=True).decode())
+            continue
+        if len(results) > 1:
+            print(f"{'' if number == 0 else chr(10)}--- sample {result.request.sample} ---")
+        print(result.text if marks is None else marked(result.segments, marks), flush=True)
+        if args.verbose:
+            print(summary(result), file=sys.stderr)
+    if args.verbose and not args.json:
+        written = sum(len(result.ids) for result in results)
+        print(f"{written} tokens in {seconds:.2f} s, {written / seconds:.0f} tokens/s", file=sys.stderr)
+    return 0
+
+
+def read_prompt(args: argparse.Namespace) -> str:
+    """The prompt from the one place where it was given.
+
+    Raises:
+        DodonaError: none or several places, a file that cannot be read, or bytes that are not UTF-8.
+    """
+    given = [value for value in (args.prompt, args.prompt_option, args.file) if value is not None]
+    if len(given) > 1:
+        raise DodonaError("the prompt is given more than once: as an argument, with --prompt or with --file")
+    if args.file is not None:
+        try:
+            return _text(Path(args.file).read_bytes(), args.file)
+        except OSError as error:
+            raise DodonaError(f"{args.file} cannot be read: {error.strerror or error}") from error
+    prompt: str | None = given[0] if given else None
+    if prompt is not None and prompt != "-":
+        return prompt
+    if prompt is None and sys.stdin.isatty():
+        raise DodonaError("there is no prompt: give it as an argument, with --file, or on standard input")
+    return _text(sys.stdin.buffer.read(), "standard input")
+
+
+def _text(data: bytes, place: str) -> str:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise DodonaError(
+            f"{place} is not valid UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}"
+        ) from error
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+
+
+def _stream(engine: Engine, request: Request, marks: Marks | None) -> None:
+    source, close = None, ""
+    try:
+        for token in engine.stream(request):
+            if marks is not None and token.source != source:
+                source = token.source
+                before, after = marks.of(source)
+                sys.stdout.write(close + before)
+                close = after
+            sys.stdout.write(token.text)
+            sys.stdout.flush()
+    finally:
+        print(close)
+
+
+def summary(result: Result) -> str:
+    """One line about a finished text."""
+    consults = "1 consult" if result.consults == 1 else f"{result.consults} consults"
+    places = f" at {', '.join(map(str, result.cheat_positions))}" if result.consults else ""
+    oracle = int(result.sources.sum())
+    return (
+        f"{len(result.ids)} tokens, {consults}{places}; the oracle wrote {oracle} ({result.oracle_share:.0%}); "
+        f"ended by {result.finish_reason}"
+    )

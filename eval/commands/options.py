@@ -1,0 +1,149 @@
+"""Options that subcommands share. Those of a request mirror the fields of ``Request``, which hold the defaults."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from dodona.engine.engine import Engine
+from dodona.engine.errors import DodonaError
+from dodona.engine.request import DEFAULT_CONSULTS, Request, parse_budget
+
+
+def budget(text: str) -> float:
+    """A whole number or ``inf``."""
+    try:
+        return parse_budget(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number or inf, not {text!r}") from None
+
+
+def whole(text: str) -> int:
+    """A whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
+
+
+def number(text: str) -> float:
+    """A number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
+
+
+def listed(read: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """A reader of several values with commas between them."""
+
+    def read_list(text: str) -> list[Any]:
+        return [read(part) for part in text.split(",")]
+
+    return read_list
+
+
+class Option(NamedTuple):
+    """How a field of Request is given on the command line; a field that is true or false needs no value."""
+
+    help: str
+    metavar: str = ""
+    read: Callable[[str], Any] | None = None
+    repeat: bool = False
+
+
+REQUEST_OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
+    {
+        "c": Option(f"consults at most; {DEFAULT_CONSULTS} where there is an oracle", "C", budget),
+        "k": Option("tokens that the oracle writes at a consult", "K", budget),
+        "trigger": Option("where to consult: a preset, or an expression such as 'entropy > 2.0'", "T", str),
+        "when": Option("before: the oracle takes the position where the trigger fires; after: the next", "WHEN", str),
+        "step_size": Option("base tokens from one boundary to the next", "N", whole),
+        "max_oracle_tokens": Option("cap on the oracle's tokens, which may cut the last burst short", "N", whole),
+        "max_new_tokens": Option("tokens to generate at most", "N", whole),
+        "stop": Option("end with the token that completes this text; may be repeated", "TEXT", str, repeat=True),
+        "seed": Option("seed of all draws", "N", whole),
+        "key": Option("key of the draws in place of the prompt: equal keys draw alike", "TEXT", str),
+        "sample": Option("which of several samples of this prompt", "N", whole),
+        "temperature": Option("of the base, and of the oracle unless it has its own; 0 is greedy", "X", number),
+        "top_k": Option("draw from the k most likely tokens; 0 is off", "N", whole),
+        "top_p": Option("draw from the most likely tokens that hold this share of the probability", "X", number),
+        "min_p": Option("leave out tokens below this share of the likeliest one's probability", "X", number),
+        "oracle_temperature": Option("the oracle's own; likewise below", "X", number),
+        "oracle_top_k": Option("", "N", whole),
+        "oracle_top_p": Option("", "X", number),
+        "oracle_min_p": Option("", "X", number),
+        "raw": Option("take the prompt as it is, without the chat template"),
+        "base_tail": Option("do not let the base read a last burst: its signals end before it"),
+        "oracle_tail": Option("let the oracle read the base tokens after the last consult, for its opinion of them"),
+        "id": Option("a name for the record", "TEXT", str),
+    }
+)
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Which models to load, and where to."""
+    group = parser.add_argument_group("models")
+    group.add_argument(
+        "--base-model", metavar="MODEL", help="1B, 3B, 8B, smollm2, a folder, a GGUF file, a hub id or dummy:8B"
+    )
+    group.add_argument(
+        "--oracle-model", metavar="MODEL", help="likewise; with neither, the pair that comes with dodona"
+    )
+    group.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    group.add_argument("--dtype", help="float32, bfloat16, float16 (default: bfloat16 on cuda, float32 on the CPU)")
+    group.add_argument("--max-batch", metavar="N", type=whole, default=argparse.SUPPRESS, help="sequences at once")
+    group.add_argument(
+        "--max-length", metavar="N", type=whole, default=argparse.SUPPRESS, help="tokens of a sequence to plan for"
+    )
+    group.add_argument(
+        "--kv-tokens", metavar="N", type=whole, default=argparse.SUPPRESS, help="tokens of each model's KV cache"
+    )
+
+
+def make_engine(args: argparse.Namespace) -> Engine:
+    """The engine that the options ask for.
+
+    Raises:
+        DodonaError: as Engine, and for an oracle without a base.
+    """
+    if args.oracle_model is not None and args.base_model is None:
+        raise DodonaError("--oracle-model needs a --base-model beside it; with neither, the embedded pair is used")
+    sizes = {name: getattr(args, name) for name in ("max_batch", "max_length", "kv_tokens") if hasattr(args, name)}
+    return Engine(args.base_model, oracle=args.oracle_model, device=args.device, dtype=args.dtype, **sizes)
+
+
+def add_request_options(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:
+    """An option for each field of Request but the prompt; ``request_options`` reads them."""
+    group = parser.add_argument_group("generation")
+    for field in dataclasses.fields(Request):
+        if field.name == "prompt" or field.name in without:
+            continue
+        option = REQUEST_OPTIONS[field.name]
+        name = "--" + field.name.replace("_", "-")
+        if option.read is None:
+            flag = name.replace("--", "--no-", 1) if field.default else name
+            action = "store_false" if field.default else "store_true"
+            group.add_argument(flag, dest=field.name, action=action, default=argparse.SUPPRESS, help=option.help)
+            continue
+        shown = "" if field.default in (None, ()) else f" (default: {field.default})"
+        group.add_argument(
+            name,
+            type=option.read,
+            action="append" if option.repeat else "store",
+            metavar=option.metavar,
+            default=argparse.SUPPRESS,
+            help=(option.help + shown).replace("%", "%%").strip(),
+        )
+
+
+def request_options(args: argparse.Namespace, *, without: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of Request that the user gave; the others keep their defaults."""
+    names = {field.name for field in dataclasses.fields(Request)}.difference(without, {"prompt"})
+    given = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    if "stop" in given:
+        given["stop"] = tuple(given["stop"])
+    return given

@@ -1,0 +1,346 @@
+"""Properties that no combination of settings may break, and every defect in docs/pitfalls that can be tested here."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tiny_models import save_tiny
+
+from dodona.engine.engine import Engine
+from dodona.engine.errors import DodonaError, RequestError
+from dodona.engine.request import Request
+from dodona.engine.trigger import Trigger
+
+INF = math.inf
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    return save_tiny(folder / "base", "gqa-tied", seed=3, layers=2), save_tiny(folder / "oracle", "mha-untied", seed=4)
+
+
+@pytest.fixture(scope="module")
+def engine(folders):
+    return Engine(folders[0], oracle=folders[1], device="cpu", page_size=8)
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return Engine(device="cpu")
+
+
+BUDGETS = st.sampled_from([0, 1, 2, 5, INF])
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    c=BUDGETS,
+    k=BUDGETS,
+    when=st.sampled_from(["before", "after"]),
+    trigger=st.sampled_from(["always", "random", "entropy > 1.3", "every(3)", "uniform(L=10)", "margin < 0.2", "never"]),
+    stop=st.sampled_from([(), ("7",), ("1", "e"), (" the",)]),
+    max_new_tokens=st.integers(1, 25),
+    cap=st.sampled_from([None, 0, 3]),
+    temperature=st.sampled_from([0.0, 1.0]),
+    seed=st.integers(0, 50),
+)
+def test_budgets_segments_and_caches_hold_for_any_settings(
+    engine, c, k, when, trigger, stop, max_new_tokens, cap, temperature, seed
+):
+    """Catches budgets that are overrun, segments that lose a token, positions that disagree, caches ahead of the ids."""
+    prompt = [1, 5 + seed, 9, 200 - seed]
+    checked = 0
+    for runner in (engine.base, engine.oracle):
+        assert runner.cache.pool.open_slots == 0
+    request = Request(
+        prompt=prompt, c=c, k=k, when=when, trigger=trigger, stop=stop, max_new_tokens=max_new_tokens,
+        max_oracle_tokens=cap, temperature=temperature, seed=seed,
+    )  # fmt: skip
+    tick = engine.loop.tick
+
+    def watched():
+        nonlocal checked
+        done = tick()
+        for sequence in engine.scheduler.running:
+            for view, runner in ((sequence.base, engine.base), (sequence.oracle, engine.oracle)):
+                if view.slot is not None:
+                    assert runner.cache.pool.length(view.slot) <= len(sequence.ids)
+                    checked += 1
+        return done
+
+    engine.loop.tick = watched
+    try:
+        result = engine.generate(request)
+    finally:
+        engine.loop.tick = tick
+    ids = [token for segment in result.segments for token in segment.token_ids]
+    assert ids == result.ids
+    assert "".join(segment.text for segment in result.segments) == result.text
+    assert result.consults <= c and (k > 0 or result.consults == 0)
+    bursts = [segment for segment in result.segments if segment.source == "oracle"]
+    starts, at = [], 0
+    for segment in result.segments:
+        assert segment.token_ids
+        if segment.source == "oracle":
+            starts.append(at)
+            assert len(segment.token_ids) <= k
+        at += len(segment.token_ids)
+    assert starts == result.cheat_positions and len(bursts) == result.consults
+    for index, segment in enumerate(result.segments[:-1]):
+        if segment.source == "oracle" and cap is None:
+            assert len(segment.token_ids) == k, f"burst {index} was cut short inside the text"
+    oracle_tokens = int(result.sources.sum())
+    assert oracle_tokens == result.ledger.burst_tokens and (cap is None or oracle_tokens <= cap)
+    assert 1 <= len(result.ids) <= max_new_tokens
+    eos = 2 in result.ids
+    assert result.ids.index(2) == len(result.ids) - 1 if eos else True
+    assert result.finish_reason in ("eos", "stop", "length")
+    assert (result.finish_reason == "eos") == eos
+    if result.finish_reason == "stop":
+        assert any(text in result.text for text in stop)
+        shorter = engine.tokenizer.decode(result.ids[:-1])
+        assert not any(text in shorter for text in stop)
+    assert not np.isnan(result.signals["entropy"]).any(), "every generated position has the base's signals"
+    assert not np.isnan(result.signals["logprob"]).any()
+    if result.finish_reason != "length":
+        assert len(result.ids) <= max_new_tokens
+
+
+def test_white_space_and_token_boundaries_survive_every_hand_off(embedded):
+    """Pitfall: text was stripped and re-tokenised at each hand-off. Ids pass; the text is their decoding."""
+    result = embedded.generate("Work out (44 - 23) * 30 - 72.", c=INF, k=1, trigger="every(1)", max_new_tokens=120)
+    assert result.consults > 20
+    assert result.text == embedded.tokenizer.decode(result.ids)
+    assert any(segment.text.startswith(" ") for segment in result.segments)
+    fed = [token for segment in result.segments for token in segment.token_ids]
+    assert fed == result.ids
+
+
+def test_an_end_token_inside_a_burst_ends_the_text(embedded):
+    """Pitfall: no end-token logic. The oracle's end token ends everything, with burst budget to spare."""
+    result = embedded.generate("What is 2 + 3?", c=INF, k=500, trigger="always", max_new_tokens=300)
+    assert result.finish_reason == "eos" and result.ids[-1] in embedded.tokenizer.eos_ids
+    assert len(result.ids) < 100
+
+
+def test_a_stop_string_across_a_hand_off_is_seen(embedded):
+    """A stop string whose first half the base wrote and whose second half the oracle wrote."""
+    prompt = "What is 40 + 63?"
+    whole = embedded.generate(prompt, c=INF, k=3, trigger="every(4)", max_new_tokens=60)
+    border = next(
+        i for i in range(2, len(whole.segments)) if whole.segments[i].source == "oracle" and whole.segments[i].text.strip()
+    )
+    stop = whole.segments[border - 1].text[-2:] + whole.segments[border].text[:2]
+    result = embedded.generate(prompt, c=INF, k=3, trigger="every(4)", max_new_tokens=60, stop=stop)
+    assert result.finish_reason == "stop" and stop in result.text and len(result.ids) < len(whole.ids)
+
+
+def test_step_size_and_seed_are_used(engine):
+    """Pitfall: an argument was overwritten by a constant; a seed was set on one generator and drawn from another."""
+    def run(**options):
+        return engine.generate([1, 7, 8], c=INF, k=1, trigger="random", max_new_tokens=80, **options).cheat_positions
+
+    assert run(step_size=3) != run(step_size=20)
+    assert run(seed=1) == run(seed=1) != run(seed=2)
+
+
+def test_the_oracle_reads_only_what_it_lacks(engine):
+    """Pitfall: the oracle re-prefilled at every consult. What it is fed adds up to one pass over the text."""
+    result = engine.generate([1, *range(10, 40)], c=6, k=4, trigger="every(3)", max_new_tokens=60)
+    assert result.consults == 6
+    assert result.ledger.oracle_fed <= len(result.prompt_ids) + len(result.ids)
+    assert result.ledger.base_fed <= len(result.prompt_ids) + len(result.ids)
+
+
+class Everywhere(Trigger):
+    """A class trigger that consults at every third position."""
+
+    def decide(self, columns):
+        return columns["position"] % 3 == 0
+
+
+class Broken(Trigger):
+    def decide(self, columns):
+        raise ValueError("no opinion")
+
+
+def test_a_class_trigger_decides_over_the_batch(engine):
+    """Anything that is no expression is a class with one method."""
+    results = list(engine.generate([[1, 5], [1, 6, 7]], c=INF, k=1, trigger=Everywhere(), max_new_tokens=9))
+    for result in results:
+        assert result.cheat_positions == [p for p in range(len(result.ids)) if p % 3 == 0]
+
+
+def test_a_trigger_that_raises_fails_its_own_request_alone(engine):
+    """Isolation: the reason names the trigger, the others go on."""
+    requests = [
+        Request(prompt=[1, 5], c=1, trigger=Broken(), max_new_tokens=5, id="broken"),
+        Request(prompt=[1, 6], c=1, max_new_tokens=5, id="fine"),
+    ]
+    results = {result.request.id: result for result in engine.generate(requests)}
+    assert "no opinion" in results["broken"].error and results["fine"].error is None
+
+
+def test_nan_logits_name_model_and_position_and_spoil_nobody_else(folders, tmp_path):
+    """A prompt that reaches a NaN weight fails alone; whoever gets its pages afterwards is not touched."""
+    folder = tmp_path / "nan"
+    shutil.copytree(folders[0], folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"].clone()
+    weights["model.embed_tokens.weight"][300] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    engine = Engine(folder, device="cpu", page_size=8, max_batch=2, kv_tokens=96)
+    with pytest.raises(DodonaError, match=r"NaN logits from the base model at generated position 0"):
+        engine.generate([1, 300, 4], c=0, max_new_tokens=5)
+
+
+def test_nan_in_one_request_of_a_batch_leaves_the_others_as_they_are(folders, tmp_path):
+    """The NaN stays in its own rows, pages and result."""
+    folder = tmp_path / "nan"
+    shutil.copytree(folders[1], folder)  # untied: a NaN embedding row does not reach everyone's logits
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"].clone()
+    weights["model.embed_tokens.weight"][300] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    engine = Engine(folder, device="cpu", page_size=8, max_batch=3, kv_tokens=96)
+    good = Engine(folders[1], device="cpu", page_size=8)
+    prompts = [[1, 10 + i, 300 if i % 3 == 0 else 20, 30] for i in range(12)]
+    requests = [Request(prompt=prompt, c=0, max_new_tokens=12, id=str(i)) for i, prompt in enumerate(prompts)]
+    results = {int(result.request.id): result for result in engine.generate(requests)}
+    for index, prompt in enumerate(prompts):
+        if index % 3 == 0:
+            assert "NaN" in results[index].error and results[index].finish_reason == "error"
+        elif 300 not in (expected := good.generate(prompt, c=0, max_new_tokens=12).ids):
+            assert results[index].ids == expected
+    assert engine.base.cache.pool.free_pages == engine.base.cache.pool.pages
+
+
+def test_requests_out_of_range_are_refused_in_one_line(engine):
+    """Bad input: each names the option or the limit."""
+    for options, message in (
+        ({"c": -1}, "c must be"), ({"k": -2}, "k must be"), ({"k": 1.5}, "k must be"), ({"c": True}, "c must be"),
+        ({"when": "during"}, "when must be"), ({"max_new_tokens": 0}, "max_new_tokens"), ({"stop": ("",)}, "stop"),
+        ({"temperature": -1}, "temperature"), ({"seed": "x"}, "seed"), ({"trigger": "entropie > 1"}, "entropy"),
+    ):  # fmt: skip
+        with pytest.raises(DodonaError, match=message) as caught:
+            engine.generate([1, 2], **options)
+        assert caught.value.args
+    with pytest.raises(TypeError, match="max_tokens"):
+        engine.generate([1, 2], max_tokens=4)
+    with pytest.raises(RequestError, match="prompt is empty"):
+        engine.generate("")
+    with pytest.raises(RequestError, match="prompt is empty"):
+        engine.generate([])
+    with pytest.raises(RequestError, match="context of 512"):
+        engine.generate([5] * 512)
+    with pytest.raises(RequestError, match="not a token id"):
+        engine.generate([5, 4000])
+    with pytest.raises(RequestError, match="Unicode"):
+        engine.generate("\ud800")
+
+
+def test_a_prompt_that_nearly_fills_the_context_is_cut_at_its_end(engine):
+    """The context is the hard limit; the request ends there as one that reached its length."""
+    result = engine.generate([1, *([9] * 505)], c=1, k=2, max_new_tokens=50)
+    assert len(result.ids) <= 6 and result.finish_reason in ("length", "eos")
+
+
+def test_failures_in_an_iterable_are_results_of_their_own(engine):
+    """A request that is too long or malformed fails alone with its reason; the others are untouched."""
+    items = [[1, 5, 6], [5] * 600, "fine", 3.5, Request(prompt=[1, 5, 6], c=0, max_new_tokens=4, id="last")]
+    results = list(engine.generate(iter(items), max_new_tokens=4))
+    assert len(results) == 5
+    assert sorted(result.finish_reason == "error" for result in results) == [False, False, False, True, True]
+    assert any("context" in (result.error or "") for result in results)
+
+
+def test_the_iterable_is_read_lazily(engine):
+    """A generator of a million requests must not be read before the first result."""
+    taken = 0
+
+    def source():
+        nonlocal taken
+        while True:
+            taken += 1
+            yield [1, 5 + taken % 100]
+
+    results = engine.generate(source(), c=0, max_new_tokens=3)
+    for _ in range(10):
+        next(results)
+    results.close()
+    assert taken < 300
+    assert engine.scheduler.idle and engine.base.cache.pool.open_slots == 0
+
+
+def test_cancelling_gives_what_was_written_and_frees_the_pages(engine):
+    """Cancelled requests come out as such; the rest finish."""
+    requests = [Request(prompt=[1, 5 + i], c=0, max_new_tokens=20 + 300 * (i == 1), id=str(i)) for i in range(3)]
+    results = []
+    for result in engine.generate(requests):
+        results.append(result)
+        if len(results) == 1:
+            assert engine.cancel("1") <= 1
+    by_id = {result.request.id: result for result in results}
+    assert set(by_id) == {"0", "1", "2"}
+    assert by_id["1"].finish_reason in ("cancelled", "eos")
+    assert engine.scheduler.idle
+
+
+def test_streaming_yields_the_tokens_of_generate(embedded):
+    """Stream and generate are one loop; pieces concatenate to the text."""
+    options = {"c": 3, "k": 4, "trigger": "every(5)", "max_new_tokens": 60}
+    result = embedded.generate("What is 12 * 7?", **options)
+    tokens = list(embedded.stream("What is 12 * 7?", **options))
+    assert [token.id for token in tokens] == result.ids
+    assert [token.source for token in tokens] == [token.source for token in result.tokens]
+    assert "".join(token.text for token in tokens) == result.text
+    stream = embedded.stream("What is 12 * 7?", **options)
+    next(stream)
+    stream.close()
+    assert embedded.scheduler.idle
+
+
+def test_two_engines_in_one_process_do_not_meet(folders):
+    """No module-level state: both give what each gives alone, interleaved."""
+    first, second = Engine(folders[0], device="cpu"), Engine(folders[1], device="cpu")
+    expected = [engine.generate([1, 5, 6], c=0, max_new_tokens=12).ids for engine in (first, second)]
+    streams = [engine.stream([1, 5, 6], c=0, max_new_tokens=12) for engine in (first, second)]
+    mixed: list[list[int]] = [[], []]
+    for a, b in zip(*streams, strict=False):
+        mixed[0].append(a.id)
+        mixed[1].append(b.id)
+    for ids, whole in zip(mixed, expected, strict=True):
+        assert ids == whole[: len(ids)]
+
+
+def test_an_oracle_is_needed_to_consult(folders):
+    """c > 0 without an oracle is refused, c=0 needs none."""
+    engine = Engine(folders[0], device="cpu")
+    assert engine.generate([1, 5], max_new_tokens=3).consults == 0
+    with pytest.raises(RequestError, match="none is loaded"):
+        engine.generate([1, 5], c=2)
+
+
+def test_the_embedded_pair_gains_from_its_oracle(embedded):
+    """The project's purpose on twenty problems: consults at uncertain tokens make the weak base solve more."""
+    from dodona.eval.arith.problems import held_out_problems
+
+    problems = held_out_problems(20)
+
+    def solved(**options):
+        results = embedded.generate(
+            [Request(prompt=p.question, id=p.problem_id, max_new_tokens=256, **options) for p in problems]
+        )
+        gold = {p.problem_id: p.answer for p in problems}
+        return sum(f"\\boxed{{{gold[result.request.id]}}}" in result.text for result in results)
+
+    alone, guided = solved(c=0), solved(c=5, k=5, trigger="entropy > 0.5")
+    assert alone <= 14 and guided >= alone + 4

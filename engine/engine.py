@@ -282,9 +282,10 @@ class Engine:
             if not prompt:
                 raise RequestError("the prompt is empty")
             try:
-                ids = self.tokenizer.encode(prompt, raw=request.raw)
+                prompt.encode()
             except UnicodeError as error:
                 raise RequestError(f"the prompt is not valid Unicode text: {error}") from error
+            ids = self.tokenizer.encode(prompt, raw=request.raw)
         elif prompt and isinstance(prompt[0], Mapping):
             ids = self.tokenizer.encode_chat(list(prompt))  # type: ignore[arg-type]
         else:

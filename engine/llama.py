@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dodona.engine.config import LlamaConfig, rope_frequencies
+from dodona.engine.linear import Product, product
 
 
 class Attention(Protocol):
@@ -28,7 +29,16 @@ class Attention(Protocol):
 
 
 class Layer(nn.Module):
-    """Weights of one decoder layer, with q, k, v and gate, up fused into one product each."""
+    """Weights of one decoder layer, with q, k, v and gate, up fused into one product each.
+
+    ``prepare`` turns the matrices into the products ``times_qkv``, ``times_o``, ``times_gate_up``, ``times_down`` and
+    lets go of the parameters, which the products may have copied into another layout.
+    """
+
+    times_qkv: Product
+    times_o: Product
+    times_gate_up: Product
+    times_down: Product
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -45,9 +55,20 @@ class Layer(nn.Module):
         self.gate_up_bias = _weight(2 * inner) if config.mlp_bias else None
         self.down_bias = _weight(hidden) if config.mlp_bias else None
 
+    def prepare(self) -> None:
+        """Make the products from the loaded matrices."""
+        for name in ("qkv", "o", "gate_up", "down"):
+            setattr(self, f"times_{name}", product(getattr(self, name), getattr(self, f"{name}_bias")))
+            setattr(self, name, None)
+
 
 class Llama(nn.Module):
-    """A Llama decoder. ``forward`` gives normalised hidden states of the wanted rows, ``logits`` their scores."""
+    """A Llama decoder. ``forward`` gives normalised hidden states of the wanted rows, ``logits`` their scores.
+
+    Load the parameters, call ``prepare`` once, then run.
+    """
+
+    times_head: Product
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -59,10 +80,15 @@ class Llama(nn.Module):
             self.lm_head = _weight(config.vocab_size, config.hidden_size)
         self._rope: tuple[Tensor, Tensor] | None = None
 
-    @property
-    def head(self) -> Tensor:
-        """The output matrix ``[V, E]``: ``lm_head``, or the embedding where the two are tied."""
-        return self.embed if self.config.tie_word_embeddings else self.lm_head
+    def prepare(self) -> Llama:
+        """Put the weights into the layouts that this device multiplies fastest; returns the model, ready to run."""
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            layer.prepare()
+        self.times_head = product(self.embed if self.config.tie_word_embeddings else self.lm_head, None)
+        if not self.config.tie_word_embeddings:
+            del self.lm_head
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -111,21 +137,21 @@ class Llama(nn.Module):
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             h_TE = F.rms_norm(x_TE, shape, layer.attn_norm, eps)
-            qkv = F.linear(h_TE, layer.qkv, layer.qkv_bias).view(tokens, -1, config.head_dim)
+            qkv = layer.times_qkv(h_TE).view(tokens, -1, config.head_dim)
             qk, v_TKD = qkv[:, :split], qkv[:, split:]
             qk = torch.addcmul(qk * cos_T1D, qk.roll(half, -1), sin_T1D)
             out = attention.attend(index, qk[:, : config.num_heads], qk[:, config.num_heads :], v_TKD)
-            x_TE = x_TE + F.linear(out, layer.o, layer.o_bias)
+            x_TE = x_TE + layer.times_o(out)
             h_TE = F.rms_norm(x_TE, shape, layer.mlp_norm, eps)
-            gate, up = F.linear(h_TE, layer.gate_up, layer.gate_up_bias).chunk(2, -1)
-            x_TE = x_TE + F.linear(F.silu(gate) * up, layer.down, layer.down_bias)
+            gate, up = layer.times_gate_up(h_TE).chunk(2, -1)
+            x_TE = x_TE + layer.times_down(F.silu(gate) * up)
         if wanted_N is not None:
             x_TE = x_TE[wanted_N]
         return F.rms_norm(x_TE, shape, self.norm, eps)
 
     def logits(self, hidden_NE: Tensor) -> Tensor:
         """Scores ``[N, V]`` in the model's dtype."""
-        return F.linear(hidden_NE, self.head)
+        return self.times_head(hidden_NE)
 
 
 def _weight(*shape: int) -> nn.Parameter:

@@ -32,7 +32,7 @@ class Row(NamedTuple):
     sequence: Sequence
     position: int
     next: bool  # the position is still to be written, and ``token`` is this model's choice for it
-    hidden: Tensor  # [E], the state that the distribution was made from
+    logits: Tensor | None  # [V], the distribution itself where it is still to be used, on the device
     lse: float
     entropy: float
     varentropy: float
@@ -118,7 +118,8 @@ class Loop:
                 continue
             if id(sequence) in early:
                 sequence.begin_consult()
-                sequence.pending = row.hidden.clone(), row.lse
+                assert row.logits is not None
+                sequence.pending = row.logits.clone(), row.lse
                 sequence.ledger.wasted_steps += 1
             else:
                 sequence.record_logprob(row.logprob)
@@ -145,8 +146,8 @@ class Loop:
                     sequence.pending = None
                 sequence.commit(int(row.token), ORACLE)
         if pending:  # what the base thought of the tokens that took its place
-            sequences, hiddens, lses, tokens = zip(*pending, strict=True)
-            scores = self.base.score(torch.stack(hiddens), torch.tensor(tokens, device=hiddens[0].device))
+            sequences, logits, lses, tokens = zip(*pending, strict=True)
+            scores = torch.stack([row[token] for row, token in zip(logits, tokens, strict=True)]).float()
             for sequence, score, lse in zip(sequences, to_host(scores), lses, strict=True):
                 sequence.record_logprob(score - lse)
 
@@ -214,8 +215,10 @@ def _observe(runner: Runner, hidden_NE: Tensor, positions: Rows[tuple[Sequence, 
     ]
     numbers = to_host(torch.stack(columns, -1))
     return [
-        Row(sequence, place, written < 0, hidden, *row)
-        for (sequence, _), place, written, row, hidden in zip(positions, places, known, numbers, hidden_NE, strict=True)
+        Row(sequence, place, written < 0, logits_NV[index] if written < 0 else None, *row)
+        for index, ((sequence, _), place, written, row) in enumerate(
+            zip(positions, places, known, numbers, strict=True)
+        )
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from dodona.engine.cache import Feed, PagedCache
@@ -16,7 +15,7 @@ class Runner:
     """A model, its cache, and the count of what it ran."""
 
     def __init__(self, name: str, model: Llama, *, pages: int, page_size: int) -> None:
-        self.name, self.model = name, model
+        self.name, self.model = name, model.prepare()
         self.cache = PagedCache(
             model.config, pages=pages, page_size=page_size, dtype=model.dtype, device=model.device
         )
@@ -51,7 +50,3 @@ class Runner:
             raise ValueError(f"the {self.name}'s cache holds {have} tokens and is given {len(ids)}: nothing to read")
         logits: Tensor = self.model.logits(self.forward([Feed(slot, list(ids[have:]), 1)]))[0]
         return logits
-
-    def score(self, hidden_NE: Tensor, ids_N: Tensor) -> Tensor:
-        """Logits ``[N]`` float32 of one given id a row, without the rest of the vocabulary."""
-        return torch.einsum("ne,ne->n", hidden_NE, self.model.head[ids_N]).float()

@@ -64,7 +64,7 @@ class Sequence:
         self.base_rows: list[tuple[float, ...]] = []  # entropy, varentropy, top_prob, margin, top1 by position
         self.base_logprobs: list[float] = []
         self.oracle_rows: list[tuple[float, ...]] = []  # logprob, rank, top1, entropy, margin by position
-        self.pending: tuple[Tensor, float] | None = None  # hidden state and lse at the position that the oracle took
+        self.pending: tuple[Tensor, float] | None = None  # the base's logits [V] and lse where the oracle took over
         self.emas = {(signal, decay): np.float32(np.nan) for signal, decay in self.trigger.emas}
         self._eos_ids, self._tokenizer = eos_ids, tokenizer
         self._stop_window = max((len(text.encode()) for text in request.stop), default=0)

@@ -238,7 +238,7 @@ def test_requests_out_of_range_are_refused_in_one_line(engine):
     with pytest.raises(RequestError, match="prompt is empty"):
         engine.generate("")
     with pytest.raises(RequestError, match="prompt is empty"):
-        engine.generate([])
+        engine.generate(Request(prompt=[]))
     with pytest.raises(RequestError, match="context of 512"):
         engine.generate([5] * 512)
     with pytest.raises(RequestError, match="not a token id"):

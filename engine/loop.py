@@ -224,13 +224,12 @@ def _observe(runner: Runner, hidden_NE: Tensor, positions: Rows[tuple[Sequence, 
 
 def _fired(rows: list[Row], *, written: int = 0) -> set[int]:
     """Ids of the sequences whose trigger fires at these rows; ``written``: base tokens committed since the decision."""
-    by_trigger: dict[int, tuple[Trigger, list[Row]]] = {}
+    by_trigger: dict[Trigger, list[Row]] = {}
     for row in rows:
         if row.sequence.can_consult:
-            trigger = row.sequence.trigger
-            by_trigger.setdefault(id(trigger), (trigger, []))[1].append(row)
+            by_trigger.setdefault(row.sequence.trigger, []).append(row)
     fired: set[int] = set()
-    for trigger, members in by_trigger.values():
+    for trigger, members in by_trigger.items():
         try:
             decisions = to_host(trigger.decide(_trigger_columns(trigger, members, written)))
         except Exception as error:

@@ -121,12 +121,13 @@ def json_number(value: float) -> float | str:
 def make_result(sequence: Sequence, tokenizer: Tokenizer, base_model_id: str, oracle_model_id: str | None) -> Result:
     """The result of a finished sequence."""
     ids = sequence.ids[len(sequence.prompt) :]
+    text = tokenizer.decode(ids)
     return Result(
         request=sequence.request,
         prompt_ids=list(sequence.prompt),
         ids=ids,
-        text=tokenizer.decode(ids),
-        segments=_segments(sequence, ids, tokenizer),
+        text=text,
+        segments=_segments(sequence, ids, text, tokenizer),
         cheat_positions=[start for start in sequence.consult_starts if start < len(ids)],
         signals=_signals(sequence, len(ids)),
         finish_reason=sequence.finish_reason or "cancelled",
@@ -167,20 +168,20 @@ def failed_result(
     )
 
 
-def _segments(sequence: Sequence, ids: list[int], tokenizer: Tokenizer) -> list[Segment]:
+def _segments(sequence: Sequence, ids: list[int], text: str, tokenizer: Tokenizer) -> list[Segment]:
     starts = set(sequence.consult_starts)
-    segments: list[Segment] = []
-    decoder = IncrementalDecoder(tokenizer)
+    runs: list[tuple[str, list[int]]] = []
     for position, (token, source) in enumerate(zip(ids, sequence.sources, strict=True)):
         name = ORACLE if source else BASE
-        if not segments or segments[-1].source != name or position in starts:
-            segments.append(Segment(name, "", []))
-        last = segments[-1]
-        last.token_ids.append(token)
-        segments[-1] = last._replace(text=last.text + decoder.push(token))
-    if segments:
-        segments[-1] = segments[-1]._replace(text=segments[-1].text + decoder.flush())
-    return segments
+        if not runs or runs[-1][0] != name or position in starts:
+            runs.append((name, []))
+        runs[-1][1].append(token)
+    texts = [tokenizer.decode(run) for _, run in runs]
+    if "".join(texts) != text:  # a character's bytes span a hand-off: it goes to the run that completes it
+        decoder = IncrementalDecoder(tokenizer)
+        texts = ["".join(decoder.push(token) for token in run) for _, run in runs]
+        texts[-1] += decoder.flush()
+    return [Segment(name, piece, run) for (name, run), piece in zip(runs, texts, strict=True)]
 
 
 def _signals(sequence: Sequence, length: int) -> dict[str, Array]:

@@ -38,6 +38,11 @@ TEXT_PROMPTS = ("What is gravity?", "Explain what a computer program is to a chi
 Bar = Callable[[int, str], AbstractContextManager[Any]]  # (total, label) -> something with update()
 
 
+def where(file: RecordFile) -> str:
+    """What the user should know about the records."""
+    return f"The records are in {file.path}, one JSON object a line; each demo writes a new file unless one is named."
+
+
 def records_path(name: str) -> Path:
     """A new file for each run: ``runs/demo-20260131-235959.jsonl``."""
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
@@ -71,7 +76,7 @@ def demo(engine: Engine, file: RecordFile, count: int, marks: Marks, bar: Bar) -
     seconds = time.perf_counter() - started
     say("\n".join(grid_lines(summarise(arms, problems, job.rows.values()))))
     say(f"\n{tokens} tokens in {seconds:.0f} s: {tokens / seconds:.0f} tokens/s")
-    say(f"The records are in {file.path}, one JSON object a line (a new file each time, unless --output-file names one).")
+    say(where(file))
 
     heading("3. Go on")
     say(f"  dodona generate '{problem.prompt}' --c 2 --k 5 --trigger '{ENTROPY_TRIGGER}' --verbose")
@@ -101,7 +106,7 @@ def demo_text(engine: Engine, file: RecordFile, marks: Marks) -> None:
             say(_indented(marked(result.segments, marks)) + "\n")
             if 0 < arm.c < math.inf:
                 say("\n".join(consult_lines(engine, result)) + "\n")
-    say(f"The records are in {file.path}, one JSON object a line (a new file each time, unless --output-file names one).")
+    say(where(file))
 
 
 def telling_problem(engine: Engine, task: Task) -> tuple[Problem, Result, Result]:

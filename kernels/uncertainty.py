@@ -195,8 +195,8 @@ def _uncertainty_kernel(
     TILE: tl.constexpr = RUNS * LANES * VEC
     no_id: tl.constexpr = 2**31 - 1
     inner = (
-        tl.arange(0, RUNS)[:, None, None] * (LANES * VEC)
-        + tl.arange(0, LANES)[None, :, None] * VEC
+        tl.arange(0, LANES)[:, None, None] * VEC
+        + tl.arange(0, RUNS)[None, :, None] * (LANES * VEC)
         + tl.arange(0, VEC)[None, None, :]
     )
     start = split * chunk
@@ -213,13 +213,13 @@ def _uncertainty_kernel(
     for tile in range(loop_bound(start), loop_bound(stop), TILE):
         offsets = tile + inner
         x = tl.load(line + offsets, mask=offsets < stop, other=float("-inf")).to(tl.float32)
-        group_m = tl.max(tl.max(x, 2), 0)
-        d = below(x, finite_or_zero(group_m)[None, :, None])
+        group_m = tl.max(tl.max(x, 2), 1)
+        d = below(x, finite_or_zero(group_m)[:, None, None])
         w = tl.exp(d)
         wd = w * d
-        group_s = tl.sum(tl.sum(w, 2), 0)
-        t1 = tl.sum(tl.sum(wd, 2), 0)
-        t2 = tl.sum(tl.sum(wd * d, 2), 0)
+        group_s = tl.sum(tl.sum(w, 2), 1)
+        t1 = tl.sum(tl.sum(wd, 2), 1)
+        t2 = tl.sum(tl.sum(wd * d, 2), 1)
         group_mean = t1 / tl.where(group_s == 0, 1.0, group_s)
         group_spread = tl.maximum(t2 - t1 * group_mean, 0.0)
         second = tl.maximum(second, tl.minimum(m, group_m))
@@ -228,11 +228,11 @@ def _uncertainty_kernel(
 
     top, total, mean_all, spread_all = merge_many(m, s, mean, spread)
     holds = m == top
-    offsets = home[None, :, None] + inner
-    mask = holds[None, :, None] & (offsets < stop)
+    offsets = home[:, None, None] + inner
+    mask = holds[:, None, None] & (offsets < stop)
     x = tl.load(line + offsets, mask=mask, other=float("-inf")).to(tl.float32)
-    top_id = tl.min(tl.min(tl.min(tl.where(x == top, offsets, no_id), 2), 0), 0)
-    others = tl.max(tl.max(tl.max(tl.where(offsets == top_id, float("-inf"), x), 2), 0), 0)
+    top_id = tl.min(tl.min(tl.min(tl.where(x == top, offsets, no_id), 2), 1), 0)
+    others = tl.max(tl.max(tl.max(tl.where(offsets == top_id, float("-inf"), x), 2), 1), 0)
     elsewhere = tl.max(tl.maximum(tl.where(holds, float("-inf"), m), second), 0)
     runner_up = tl.maximum(others, elsewhere)
     if WHOLE:

@@ -135,7 +135,7 @@ def test_no_command_prints_the_help_and_fails(cli: Callable[..., Outcome]) -> No
         (["eval", "--dataset", "arith", "--c", "1,-2"], "c must be a whole number of 0 or more, or inf, not -2"),
         (["eval", "--dataset", "arith", "--temperature", "-1"], "temperature must be a number of 0 or more"),
         (["env", "--gpu-memory", "lots"], "must be a size such as 141GB or 80GiB, not 'lots'"),
-        (["env", "--max-batch", "0"], "--max-batch must be 1 or more, not 0"),
+        (["env", "--max-batch", "0"], "argument --max-batch: must be 1 or more, not 0"),
     ],
 )
 def test_a_mistake_is_one_clear_line(
@@ -319,8 +319,8 @@ def test_an_unwritable_output_is_found_before_anything_is_generated(
 
     monkeypatch.setattr(generate, "make_engine", never)
     (tmp_path / "file").write_text("")
-    message = one_error_line(cli("generate", QUESTION, option, str(tmp_path / "file" / "out")))
-    assert "cannot be written" in message
+    path = str(tmp_path / "file" / "out")
+    assert path in one_error_line(cli("generate", QUESTION, option, path))
 
 
 def test_one_model_alone_needs_no_oracle(cli: Callable[..., Outcome]) -> None:

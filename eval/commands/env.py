@@ -21,7 +21,7 @@ from dodona.engine.checkpoint import HUB_ALIASES, open_checkpoint
 from dodona.engine.config import LlamaConfig
 from dodona.engine.errors import DodonaError
 from dodona.engine.memory import MemoryPlan, device_memory, plan_memory
-from dodona.eval.commands.options import whole
+from dodona.eval.commands.options import positive
 
 PACKAGES = ("torch", "transformers", "triton", "flash-attn", "accelerate", "numpy", "safetensors", "pyarrow")
 DTYPES = {"float32": 4, "fp32": 4, "bfloat16": 2, "bf16": 2, "float16": 2, "fp16": 2}
@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base-model", metavar="MODEL", help="as for generate (default: the embedded pair)")
     parser.add_argument("--oracle-model", metavar="MODEL", help="likewise")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="(default: bfloat16 on a GPU, float32 on the CPU)")
-    parser.add_argument("--max-batch", metavar="N", type=whole, default=64, help="sequences at once (default: 64)")
-    parser.add_argument("--max-length", metavar="N", type=whole, help="tokens of a sequence (default: the context)")
+    parser.add_argument("--max-batch", metavar="N", type=positive, default=64, help="sequences at once (default: 64)")
+    parser.add_argument("--max-length", metavar="N", type=positive, help="tokens of a sequence (default: the context)")
     parser.add_argument(
         "--gpu-memory", metavar="SIZE", type=memory_size, help="plan for a GPU with so much free memory, as in 141GB"
     )
@@ -116,10 +116,6 @@ def memory_plan(args: argparse.Namespace) -> MemoryPlan:
     """
     if args.oracle_model is not None and args.base_model is None:
         raise DodonaError("--oracle-model needs a --base-model beside it; with neither, the embedded pair is used")
-    for name in ("max_batch", "max_length"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise DodonaError(f"--{name.replace('_', '-')} must be 1 or more, not {value}")
     names = [args.base_model or "arith-base", args.oracle_model or (None if args.base_model else "arith-oracle")]
     configs = [(name, _config(name)) for name in names if name is not None]
     gpu = args.gpu_memory is not None or _device().type == "cuda"

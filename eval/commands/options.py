@@ -29,6 +29,13 @@ def whole(text: str) -> int:
         raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
 
 
+def positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    if (value := whole(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
+    return value
+
+
 def number(text: str) -> float:
     """A number."""
     try:

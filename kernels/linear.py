@@ -67,90 +67,164 @@ def linear_reference(
 
 
 @triton.jit
-def load_weights(weight_ptr, row, rows, tile, more, stride_wn, K: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr):
-    """Tile number `tile` along K of W's rows `row`, if there are `more`; a row past the last repeats the last."""
-    k = tile * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
-    at = weight_ptr + tl.minimum(row, rows - 1).to(tl.int64)[:, None] * stride_wn + k
-    if EVEN:
-        return tl.load(at, mask=more, other=0.0, eviction_policy="evict_first")
+def weight_row(r, N: tl.constexpr, SILU_MUL: tl.constexpr):
+    """The row of W behind row r of the program's tiles: with ``SILU_MUL`` gate and up alternate, so that a pair is a pair of
+    neighbours. Past the end it is the last row again, whose sums nobody stores."""
+    if SILU_MUL:
+        return tl.minimum(r // 2, N - 1) + (r % 2) * N
     else:
-        return tl.load(at, mask=more & (k < K), other=0.0, eviction_policy="evict_first")
+        return tl.minimum(r, N - 1)
 
 
 @triton.jit
-def load_row(x_ptr, tile, K: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr):
-    """Tile number `tile` of one row of x, or of the norm's weight, in float32."""
+def load_tile(at, tile, more, K: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr):
+    """Tile number `tile` along K of the rows whose starts are `at`, or zeros where there are no `more`."""
     k = tile * BLOCK_K + tl.arange(0, BLOCK_K)
+    policy: tl.constexpr = "evict_first" if STREAM else ""  # weights are used once, activations by every program
     if EVEN:
-        return tl.load(x_ptr + k).to(tl.float32)
+        return tl.load(at + k, mask=more, other=0.0, eviction_policy=policy)
     else:
-        return tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)
+        return tl.load(at + k, mask=more & (k < K), other=0.0, eviction_policy=policy)
 
 
 @triton.jit
-def finish(gate, up, n, live, bias_ptr, residual_ptr, residual_at, y_ptr, y_at, N: tl.constexpr):
-    """Bias, SiLU-mul and residual of finished sums, and their store. ``up`` None: a plain product."""
-    z = gate
+def finish(
+    z, m, live_m, r, bias_ptr, residual_ptr, stride_rm, y_ptr,
+    N: tl.constexpr, SILU_MUL: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Bias, SiLU-mul and residual of finished sums ``z [ROWS, BLOCK_N]``, and their store."""
     if bias_ptr is not None:
-        z += tl.load(bias_ptr + n, mask=live, other=0.0).to(tl.float32)
-    if up is not None:
-        if bias_ptr is not None:
-            up += tl.load(bias_ptr + N + n, mask=live, other=0.0).to(tl.float32)
-        z = silu(z) * up
+        z += tl.load(bias_ptr + weight_row(r, N, SILU_MUL)).to(tl.float32)[None, :]
+    n = r
+    if SILU_MUL:
+        gate, up = tl.split(tl.reshape(z, [ROWS, BLOCK_N // 2, 2]))
+        z = silu(gate) * up
+        n = tl.min(tl.reshape(r // 2, [BLOCK_N // 2, 2]), axis=1)
+    live = live_m & (n < N)[None, :]
     if residual_ptr is not None:
-        z += tl.load(residual_ptr + residual_at, mask=live, other=0.0).to(tl.float32)
-    tl.store(y_ptr + y_at, z.to(y_ptr.dtype.element_ty), mask=live)
+        z += tl.load(residual_ptr + m * stride_rm + n[None, :], mask=live, other=0.0).to(tl.float32)
+    tl.store(y_ptr + m * N + n[None, :], z.to(y_ptr.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def finish_or_keep(
+    z, squares, m, live_m, r, split, M, bias_ptr, residual_ptr, stride_rm, y_ptr, part_ptr, square_ptr, eps,
+    N: tl.constexpr, K: tl.constexpr, NORM: tl.constexpr, SILU_MUL: tl.constexpr, SPLITS: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """The end of a program that has its sums ``z [ROWS, BLOCK_N]`` and those of x^2, ``squares [ROWS, 1]``."""
+    if SPLITS == 1:
+        if NORM:
+            z *= tl.rsqrt(squares / K + eps)
+        finish(z, m, live_m, r, bias_ptr, residual_ptr, stride_rm, y_ptr, N, SILU_MUL, ROWS, BLOCK_N)
+    else:
+        W_ROWS: tl.constexpr = 2 * N if SILU_MUL else N
+        row = split * M + m
+        tl.store(part_ptr + row * W_ROWS + r[None, :], z, mask=live_m & (r < W_ROWS)[None, :])
+        if NORM:
+            tl.store(square_ptr + row, squares, mask=live_m & (tl.program_id(0) == 0))
 
 
 @triton.jit
 def _gemv_kernel(
     x_ptr, weight_ptr, norm_ptr, bias_ptr, residual_ptr, y_ptr, part_ptr, square_ptr,
-    stride_xm, stride_wn, stride_rm, eps,
-    N: tl.constexpr, K: tl.constexpr, ROWS: tl.constexpr, SILU_MUL: tl.constexpr, SPLITS: tl.constexpr,
-    TILES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, USE_PDL: tl.constexpr,
+    M, stride_xm, stride_wn, stride_rm, eps,
+    N: tl.constexpr, K: tl.constexpr, SILU_MUL: tl.constexpr, SPLITS: tl.constexpr, TILES: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
     EVEN: tl.constexpr = SPLITS * TILES * BLOCK_K == K
-    W_ROWS: tl.constexpr = 2 * N if SILU_MUL else N
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    NORM: tl.constexpr = norm_ptr is not None
     split = tl.program_id(1)
     first = split * TILES
-    w = load_weights(weight_ptr, n, N, first, True, stride_wn, K, BLOCK_K, EVEN)
-    if SILU_MUL:
-        w_up = load_weights(weight_ptr + N * stride_wn.to(tl.int64), n, N, first, True, stride_wn, K, BLOCK_K, EVEN)
+    m = tl.arange(0, ROWS)[:, None]
+    r = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    w_at = weight_ptr + weight_row(r, N, SILU_MUL).to(tl.int64)[None, :, None] * stride_wn
+    x_at = x_ptr + (tl.minimum(m, M - 1) * stride_xm)[:, :, None]
+    w = load_tile(w_at, first, True, K, BLOCK_K, EVEN, True)
     wait_for_producers(USE_PDL)
     let_dependents_start(USE_PDL)
-
-    gate0 = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
-    gate1 = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
-    up0 = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
-    up1 = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
-    square0 = tl.zeros([BLOCK_K], tl.float32)
-    square1 = tl.zeros([BLOCK_K], tl.float32)
+    acc = tl.zeros([ROWS, BLOCK_N, BLOCK_K], tl.float32)
+    square = tl.zeros([ROWS, 1, BLOCK_K], tl.float32)
     for i in range(TILES):
-        tile = first + i
-        more = i + 1 < TILES
-        w_next = load_weights(weight_ptr, n, N, tile + 1, more, stride_wn, K, BLOCK_K, EVEN)
-        wide = w.to(tl.float32)
-        x0 = load_row(x_ptr, tile, K, BLOCK_K, EVEN)
-        if ROWS == 2:
-            x1 = load_row(x_ptr + stride_xm, tile, K, BLOCK_K, EVEN)
-        if norm_ptr is not None:
-            g = load_row(norm_ptr, tile, K, BLOCK_K, EVEN)
-            square0 += x0 * x0
-            x0 *= g
-            if ROWS == 2:
-                square1 += x1 * x1
-                x1 *= g
-        gate0 += wide * x0[None, :]
-        if ROWS == 2:
-            gate1 += wide * x1[None, :]
-        if SILU_MUL:
-            up_next = load_weights(
-                weight_ptr + N * stride_wn.to(tl.int64), n, N, tile + 1, more, stride_wn, K, BLOCK_K, EVEN
-            )
-            wide_up = w_up.to(tl.float32)
-            up0 += wide_up * x0[None, :]
-            if ROWS == 2:
-                up1 += wide_up * x1[None, :]
-            w_up = up_next
+        w_next = load_tile(w_at, first + i + 1, i + 1 < TILES, K, BLOCK_K, EVEN, True)
+        x = load_tile(x_at, first + i, True, K, BLOCK_K, EVEN, False).to(tl.float32)
+        if NORM:
+            g_at = norm_ptr + tl.zeros([1, 1, 1], tl.int32)
+            square += x * x
+            x *= load_tile(g_at, first + i, True, K, BLOCK_K, EVEN, False).to(tl.float32)
+        acc += w.to(tl.float32) * x
         w = w_next
+    finish_or_keep(
+        tl.sum(acc, axis=2), tl.sum(square, axis=2), m, m < M, r, split, M, bias_ptr, residual_ptr, stride_rm, y_ptr,
+        part_ptr, square_ptr, eps, N, K, NORM, SILU_MUL, SPLITS, ROWS, BLOCK_N,
+    )  # fmt: skip
+
+
+@triton.jit
+def load_rows(x_at, norm_ptr, tile, live_m, square, K: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr):
+    """A tile of x times the norm's weight, in x's dtype, and the running sum of x^2."""
+    x = load_tile(x_at, tile, live_m, K, BLOCK_K, EVEN, False)
+    if norm_ptr is not None:
+        wide = x.to(tl.float32)
+        square += wide * wide
+        g_at = norm_ptr + tl.zeros([1, 1], tl.int32)
+        x = (wide * load_tile(g_at, tile, True, K, BLOCK_K, EVEN, False).to(tl.float32)).to(x.dtype)
+    return x, square
+
+
+@triton.jit
+def _dot_kernel(
+    x_ptr, weight_ptr, norm_ptr, bias_ptr, residual_ptr, y_ptr, part_ptr, square_ptr,
+    M, stride_xm, stride_wn, stride_rm, eps,
+    N: tl.constexpr, K: tl.constexpr, SILU_MUL: tl.constexpr, SPLITS: tl.constexpr, TILES: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, USE_PDL: tl.constexpr,
+):  # fmt: skip
+    EVEN: tl.constexpr = SPLITS * TILES * BLOCK_K == K
+    NORM: tl.constexpr = norm_ptr is not None
+    split = tl.program_id(1)
+    first = split * TILES
+    m = tl.arange(0, ROWS)[:, None]
+    live_m = m < M
+    r = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    w_at = weight_ptr + weight_row(r, N, SILU_MUL).to(tl.int64)[:, None] * stride_wn
+    x_at = x_ptr + m * stride_xm
+    acc = tl.zeros([ROWS, BLOCK_N], tl.float32)
+    square = tl.zeros([ROWS, BLOCK_K], tl.float32)
+    done: tl.constexpr = 1 if USE_PDL else 0
+    if USE_PDL:  # one tile of weights by hand: the loop's own loads cannot start before the wait
+        w = load_tile(w_at, first, True, K, BLOCK_K, EVEN, True)
+        wait_for_producers(USE_PDL)
+        let_dependents_start(USE_PDL)
+        x, square = load_rows(x_at, norm_ptr, first, live_m, square, K, BLOCK_K, EVEN)
+        acc = dot(x, tl.trans(w), acc)
+    for i in range(done, TILES):
+        w = load_tile(w_at, first + i, True, K, BLOCK_K, EVEN, True)
+        x, square = load_rows(x_at, norm_ptr, first + i, live_m, square, K, BLOCK_K, EVEN)
+        acc = dot(x, tl.trans(w), acc)
+    finish_or_keep(
+        acc, tl.sum(square, axis=1, keep_dims=True), m, live_m, r, split, M, bias_ptr, residual_ptr, stride_rm, y_ptr,
+        part_ptr, square_ptr, eps, N, K, NORM, SILU_MUL, SPLITS, ROWS, BLOCK_N,
+    )  # fmt: skip
+
+
+@triton.jit
+def _reduce_kernel(
+    part_ptr, square_ptr, bias_ptr, residual_ptr, y_ptr, M, stride_rm, eps,
+    N: tl.constexpr, K: tl.constexpr, SILU_MUL: tl.constexpr, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr,
+    USE_PDL: tl.constexpr,
+):  # fmt: skip
+    W_ROWS: tl.constexpr = 2 * N if SILU_MUL else N
+    m = tl.program_id(1) + tl.zeros([1, 1], tl.int32)
+    r = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    at = weight_row(r, N, SILU_MUL)[None, :]
+    wait_for_producers(USE_PDL)
+    let_dependents_start(USE_PDL)
+    z = tl.zeros([1, BLOCK_N], tl.float32)
+    squares = tl.zeros([1, 1], tl.float32)
+    for split in tl.static_range(SPLITS):
+        z += tl.load(part_ptr + (split * M + m) * W_ROWS + at)
+        if square_ptr is not None:
+            squares += tl.load(square_ptr + split * M + m)
+    if square_ptr is not None:
+        z *= tl.rsqrt(squares / K + eps)
+    finish(z, m, m < M, r, bias_ptr, residual_ptr, stride_rm, y_ptr, N, SILU_MUL, 1, BLOCK_N)

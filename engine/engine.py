@@ -23,6 +23,7 @@ from dodona.engine.tokenizer import IncrementalDecoder, Tokenizer, check_same_vo
 from dodona.engine.trigger import ExpressionTrigger
 
 _PAGE_SIZE = {"cpu": 32, "cuda": 256}
+_ONE_THREAD = 10_000_000  # parameters below which a second CPU thread costs more than it gives
 _OPTIONS = {field.name for field in dataclasses.fields(Request)} - {"prompt"}
 
 
@@ -40,6 +41,8 @@ class Engine:
         kv_tokens: tokens of each KV cache; None: what the batch can use and memory allows.
         page_size: tokens of a cache page; None: 256 on CUDA, 32 on the CPU.
         chunk: the most tokens that one forward reads beyond one for each decoding sequence.
+        threads: CPU threads while it runs; None: one where both models are so small that more would only wait for each
+            other, else as torch is set.
 
     Raises:
         CheckpointError: a model that cannot be used, or two models with different vocabularies.
@@ -58,9 +61,12 @@ class Engine:
         kv_tokens: int | None = None,
         page_size: int | None = None,
         chunk: int = 512,
+        threads: int | None = None,
     ) -> None:
-        for name, value in (("max_batch", max_batch), ("chunk", chunk), ("page_size", page_size or 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        sizes = {"max_batch": max_batch, "max_length": max_length, "kv_tokens": kv_tokens}
+        sizes |= {"page_size": page_size, "chunk": chunk, "threads": threads}
+        for name, value in sizes.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise RequestError(f"{name} must be a whole number of 1 or more, not {value!r}")
         if base is None and oracle is None:
             base, oracle = "arith-base", "arith-oracle"
@@ -93,7 +99,10 @@ class Engine:
         self.scheduler = Scheduler(
             self.base.cache.pool, self.oracle.cache.pool if self.oracle else None, max_batch=max_batch, chunk=chunk
         )
-        self.loop = Loop(self.base, self.oracle, self.scheduler)
+        largest = max(checkpoint.config.num_parameters for checkpoint in opened)
+        if threads is None and self.device.type == "cpu" and largest < _ONE_THREAD:
+            threads = 1
+        self.loop = Loop(self.base, self.oracle, self.scheduler, threads=threads)
         self._owners: dict[int, deque[Sequence]] = {}  # where a running sequence's result is waited for
 
     def _plan_memory(

@@ -7,7 +7,9 @@ already written (a catch-up's or a sync's opinion of a known token) or the next 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from collections.abc import Sequence as Rows
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -47,14 +49,17 @@ class Row(NamedTuple):
 class Loop:
     """Runs sequences through two models until they are done."""
 
-    def __init__(self, base: Runner, oracle: Runner | None, scheduler: Scheduler) -> None:
-        self.base, self.oracle, self.scheduler = base, oracle, scheduler
+    def __init__(self, base: Runner, oracle: Runner | None, scheduler: Scheduler, *, threads: int | None) -> None:
+        self.base, self.oracle, self.scheduler, self.threads = base, oracle, scheduler, threads
         self.ticks = 0
         self.model_seconds = 0.0
 
-    @torch.inference_mode()
     def tick(self) -> list[Sequence]:
         """Advance every running sequence by one base forward and one oracle forward; returns those that are done."""
+        with torch.inference_mode(), _threads(self.threads):
+            return self._tick()
+
+    def _tick(self) -> list[Sequence]:
         self.ticks += 1
         self.scheduler.admit()
         for lane, runner, settle in zip(
@@ -157,6 +162,20 @@ class Loop:
             return False
         row.sequence.finish("error", f"NaN logits from the {runner.name} model at generated position {row.position}")
         return True
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Run on so many of torch's CPU threads, and put the process back as it was; None: leave it alone."""
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _enter(lane: Lane, runner: Runner, sequence: Sequence, start: int, stop: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ class Row(NamedTuple):
     consults: int  # that happened
     tokens: int  # generated
     oracle_tokens: int  # of them
+    error: str | None = None  # why it failed
 
 
 def row_of(record: Mapping[str, Any]) -> Row:
@@ -34,6 +36,7 @@ def row_of(record: Mapping[str, Any]) -> Row:
         consults=len(record["cheat_positions"]),
         tokens=record["total_tokens_generated"],
         oracle_tokens=record["ledger"]["burst_tokens"],
+        error=record["error"],
     )
 
 
@@ -133,6 +136,11 @@ def _summarise(arm: Arm, problems: Sequence[Problem], by_problem: Mapping[str, R
         oracle_share=sum(row.oracle_tokens for row in rows) / max(1, tokens),
         tokens=tokens / max(1, len(rows)),
     )
+
+
+def errors(rows: Iterable[Row]) -> dict[str, int]:
+    """How many runs failed for each reason, the most frequent first."""
+    return dict(Counter(row.error for row in rows if row.error is not None).most_common())
 
 
 def percent(rate: Rate) -> str:

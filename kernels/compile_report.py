@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from dodona.kernels.launch import CompileCase, interpreting
 
-MODULES = ("uncertainty",)
+MODULES = ("uncertainty", "sample")
 CAPABILITIES = (80, 90, 100)
 
 

@@ -45,6 +45,7 @@ from dodona.kernels.portable import dot
 
 MAX_ROWS = 16
 MAX_SPLITS = 16
+REDUCE_BLOCK = 256  # outputs of a program that adds splits
 GEMV_ROWS = 2  # up to so many rows the tensor cores would multiply mostly padding
 
 
@@ -95,15 +96,15 @@ def finish(
     """Bias, SiLU-mul and residual of finished sums ``z [ROWS, BLOCK_N]``, and their store."""
     if bias_ptr is not None:
         z += tl.load(bias_ptr + weight_row(r, N, SILU_MUL)).to(tl.float32)[None, :]
-    n = r
+    WIDTH: tl.constexpr = BLOCK_N // 2 if SILU_MUL else BLOCK_N
     if SILU_MUL:
-        gate, up = tl.split(tl.reshape(z, [ROWS, BLOCK_N // 2, 2]))
+        gate, up = tl.split(tl.reshape(z, [ROWS, WIDTH, 2]))
         z = silu(gate) * up
-        n = tl.min(tl.reshape(r // 2, [BLOCK_N // 2, 2]), axis=1)
-    live = live_m & (n < N)[None, :]
+    n = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)[None, :]
+    live = live_m & (n < N)
     if residual_ptr is not None:
-        z += tl.load(residual_ptr + m * stride_rm + n[None, :], mask=live, other=0.0).to(tl.float32)
-    tl.store(y_ptr + m * N + n[None, :], z.to(y_ptr.dtype.element_ty), mask=live)
+        z += tl.load(residual_ptr + m * stride_rm + n, mask=live, other=0.0).to(tl.float32)
+    tl.store(y_ptr + m * N + n, z.to(y_ptr.dtype.element_ty), mask=live)
 
 
 @triton.jit
@@ -216,7 +217,7 @@ def _reduce_kernel(
     W_ROWS: tl.constexpr = 2 * N if SILU_MUL else N
     m = tl.program_id(1) + tl.zeros([1, 1], tl.int32)
     r = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    at = weight_row(r, N, SILU_MUL)[None, :]
+    at = tl.minimum(r, W_ROWS - 1)[None, :]
     wait_for_producers(USE_PDL)
     let_dependents_start(USE_PDL)
     z = tl.zeros([1, BLOCK_N], tl.float32)
@@ -228,3 +229,168 @@ def _reduce_kernel(
     if square_ptr is not None:
         z *= tl.rsqrt(squares / K + eps)
     finish(z, m, m < M, r, bias_ptr, residual_ptr, stride_rm, y_ptr, N, SILU_MUL, 1, BLOCK_N)
+
+
+def linear(
+    x_MK: Tensor,
+    weight_NK: Tensor,
+    *,
+    norm: Norm | None = None,
+    bias_N: Tensor | None = None,
+    residual_MN: Tensor | None = None,
+    silu_mul: bool = False,
+    splits: int | None = None,
+    config: Mapping[str, int] | None = None,
+) -> Tensor:
+    """x times W transposed for few rows; one launch, two with split-K.
+
+    Args:
+        x_MK: ``[M, K]``, up to ``MAX_ROWS`` rows, bfloat16, float16 or float32; rows may be strided.
+        weight_NK: ``[N, K]`` of x's dtype, rows may be strided; ``[2N, K]``, gate rows then up rows, with ``silu_mul``.
+        norm: normalise x first, with a weight ``[K]``.
+        bias_N: ``[N]`` (``[2N]``), added to the product.
+        residual_MN: ``[M, N]`` of x's dtype, added last.
+        silu_mul: SiLU of the gate's outputs times the up's.
+        splits: programs that share the columns of a block of rows of W, 1 to ``MAX_SPLITS``; None: by the shape.
+        config: block sizes in place of the tuning table's.
+
+    Returns:
+        ``[M, N]`` in x's dtype. Sums are in float32 and rounded once, at the end.
+
+    Raises:
+        ValueError: other shapes, dtypes, strides or devices, or more than ``MAX_ROWS`` rows.
+    """
+    check_float("x", x_MK, (None, None))
+    rows, inner = x_MK.shape
+    if rows > MAX_ROWS or not inner:
+        raise ValueError(f"x must have at most {MAX_ROWS} rows and at least one column, not {list(x_MK.shape)}")
+    check_float("weight", weight_NK, (None, inner), like=x_MK)
+    w_rows = weight_NK.shape[0]
+    if w_rows == 0 or (silu_mul and w_rows % 2):
+        raise ValueError(f"weight cannot have {w_rows} rows{' of gate and up' if silu_mul else ''}")
+    outputs = w_rows // 2 if silu_mul else w_rows
+    if norm is not None:
+        check_float("norm weight", norm.weight_E, (inner,))
+    if bias_N is not None:
+        check_float("bias", bias_N, (w_rows,))
+    if residual_MN is not None:
+        check_float("residual", residual_MN, (rows, outputs), like=x_MK)
+    norm_K = None if norm is None else norm.weight_E
+    device = check_device(x=x_MK, weight=weight_NK, norm=norm_K, bias=bias_N, residual=residual_MN)
+    y_MN = torch.empty((rows, outputs), dtype=x_MK.dtype, device=device)
+    if rows == 0:
+        return y_MN
+
+    name = "linear_silu_mul" if silu_mul else "linear"
+    blocks = config or config_for(
+        name, (_padded(rows), outputs, inner), device, default_config(rows, outputs, inner, silu_mul)
+    )
+    tiles = triton.cdiv(inner, blocks["BLOCK_K"])
+    splits = min(blocks["SPLITS"] if splits is None else splits, tiles)
+    if not 1 <= splits <= MAX_SPLITS:
+        raise ValueError(f"splits must be 1 to {MAX_SPLITS}, not {splits}")
+    share = triton.cdiv(tiles, splits)
+    splits = triton.cdiv(tiles, share)  # none without a tile
+    part = squares = None
+    if splits > 1:
+        part = torch.empty((splits, rows, w_rows), dtype=torch.float32, device=device)
+        squares = None if norm is None else torch.empty((splits, rows), dtype=torch.float32, device=device)
+    use_pdl = pdl_supported(device)
+    stride_rm = 0 if residual_MN is None else residual_MN.stride(0)
+    eps = 0.0 if norm is None else norm.eps
+    kernel = _gemv_kernel if rows <= GEMV_ROWS else _dot_kernel
+    kernel[(triton.cdiv(w_rows, blocks["BLOCK_N"]), splits)](
+        x_MK, weight_NK, norm_K, bias_N, residual_MN, y_MN, part, squares,
+        rows, x_MK.stride(0), weight_NK.stride(0), stride_rm, eps,
+        N=outputs, K=inner, SILU_MUL=silu_mul, SPLITS=splits, TILES=share, ROWS=_padded(rows),
+        BLOCK_N=blocks["BLOCK_N"], BLOCK_K=blocks["BLOCK_K"], USE_PDL=use_pdl,
+        num_warps=blocks["num_warps"], num_stages=blocks["num_stages"], **pdl_options(use_pdl),
+    )  # fmt: skip
+    if splits > 1:
+        _reduce_kernel[(triton.cdiv(w_rows, REDUCE_BLOCK), rows)](
+            part, squares, bias_N, residual_MN, y_MN, rows, stride_rm, eps,
+            N=outputs, K=inner, SILU_MUL=silu_mul, SPLITS=splits, BLOCK_N=REDUCE_BLOCK, USE_PDL=use_pdl,
+            num_warps=4, **pdl_options(use_pdl),
+        )  # fmt: skip
+    return y_MN
+
+
+def _padded(rows: int) -> int:
+    return rows if rows <= GEMV_ROWS else MAX_ROWS
+
+
+def default_config(rows: int, outputs: int, inner: int, silu_mul: bool) -> dict[str, int]:
+    """Block sizes where the tuning table has none. ``SPLITS`` above 1 where the weights are high and narrow: there one
+    program a block of rows leaves multiprocessors idle, or gives each a long walk along K."""
+    splits = 1
+    if not silu_mul and inner >= 4096 and inner >= 0.6 * outputs:
+        splits = 4 if inner >= 2 * outputs else 2
+    if rows <= GEMV_ROWS:
+        # 256 columns a warp: its 32 threads load 16 bytes each, and no layout changes between loads and products.
+        wide = inner % 2048 == 0
+        block_k = min(2048 if wide else 1024, max(16, triton.next_power_of_2(inner)))
+        block_n, num_warps = (4, 8) if wide else (4 // rows, 4)
+        return {"BLOCK_N": block_n, "BLOCK_K": block_k, "SPLITS": splits, "num_warps": num_warps, "num_stages": 1}
+    block_k = min(128, max(16, triton.next_power_of_2(inner)))
+    block_n, num_warps = (16, 2) if outputs <= 4096 else (32, 4)  # narrow blocks where wide ones would be too few
+    return {"BLOCK_N": block_n, "BLOCK_K": block_k, "SPLITS": splits, "num_warps": num_warps, "num_stages": 5}
+
+
+def compile_cases() -> Iterator[CompileCase]:
+    """Every product of every model at 1, 2 and 16 rows, as the decode step uses it."""
+    for shape in LLAMA_SHAPES:
+        heads_width = shape.heads * shape.head_dim
+        qkv_width = heads_width + 2 * shape.kv_heads * shape.head_dim
+        for rows in (1, 2, 16):
+            for name, outputs, inner, norm, residual, silu_mul in (
+                ("qkv", qkv_width, shape.hidden, True, False, False),
+                ("o", shape.hidden, heads_width, False, True, False),
+                ("gate_up", shape.intermediate, shape.hidden, True, False, True),
+                ("down", shape.hidden, shape.intermediate, False, True, False),
+            ):
+                title = f"{name} {shape.name} [{rows}, {inner}] to {outputs} bf16"
+                yield from _compile_cases_of(title, rows, outputs, inner, norm, residual, silu_mul)
+
+
+def _compile_cases_of(
+    title: str, rows: int, outputs: int, inner: int, norm: bool, residual: bool, silu_mul: bool
+) -> Iterator[CompileCase]:
+    config = default_config(rows, outputs, inner, silu_mul)
+    bf16, splits = torch.bfloat16, config["SPLITS"]
+    sums = torch.float32 if splits > 1 else None
+    arguments = {
+        "bias_ptr": None,
+        "residual_ptr": bf16 if residual else None,
+        "y_ptr": bf16,
+        "part_ptr": sums,
+        "square_ptr": sums if norm else None,
+        "M": rows,
+        "stride_rm": outputs if residual else 0,
+        "eps": 1e-5,
+    }
+    constants = {"N": outputs, "K": inner, "SILU_MUL": silu_mul, "SPLITS": splits}
+    yield CompileCase(
+        name=title,
+        fn=_gemv_kernel if rows <= GEMV_ROWS else _dot_kernel,
+        signature=signature_of(
+            x_ptr=bf16, weight_ptr=bf16, norm_ptr=bf16 if norm else None, stride_xm=inner, stride_wn=inner, **arguments
+        ),
+        constexprs={
+            **constants,
+            "TILES": triton.cdiv(triton.cdiv(inner, config["BLOCK_K"]), splits),
+            "ROWS": _padded(rows),
+            "BLOCK_N": config["BLOCK_N"],
+            "BLOCK_K": config["BLOCK_K"],
+        },
+        num_warps=config["num_warps"],
+        num_stages=config["num_stages"],
+    )
+    if splits > 1:
+        yield CompileCase(
+            name=f"{title}, sum of {splits} splits",
+            fn=_reduce_kernel,
+            signature=signature_of(**arguments),
+            constexprs={**constants, "BLOCK_N": REDUCE_BLOCK},
+            num_warps=4,
+            num_stages=3,
+        )

@@ -30,7 +30,7 @@ from dodona.eval.commands.options import (
     whole,
 )
 from dodona.eval.run import Experiment, Run, default_path
-from dodona.eval.summary import summarise, table_lines
+from dodona.eval.summary import errors, summarise, table_lines
 from dodona.eval.tasks import TASKS
 
 EXIT_INTERRUPTED = 130
@@ -133,6 +133,7 @@ def run(args: argparse.Namespace) -> int:
         "records": str(file.path),
         "problems": len(problems),
         "arms": [summary.as_dict() for summary in summaries],
+        "errors": errors(job.rows.values()),
         "run": run_facts,
     }
     if stats_file is not None:
@@ -141,6 +142,8 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(report))
         return 0
     print("\n".join(table_lines(summaries)))
+    for reason, count in errors(job.rows.values()).items():
+        print(f"\n{count} runs failed: {reason}")
     if tokens:
         print(f"\n{tokens} tokens in {seconds:.1f} s: {tokens / seconds:.0f} tokens/s over all runs of this command")
     else:

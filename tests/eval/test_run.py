@@ -16,7 +16,7 @@ from dodona.engine.records import RecordFile, read_records
 from dodona.eval.arms import Arm, grid
 from dodona.eval.run import Experiment, Run, default_path, graded_record
 from dodona.eval.stats import wilson
-from dodona.eval.summary import Row, row_of, summarise, table_lines
+from dodona.eval.summary import Row, errors, row_of, summarise, table_lines
 from dodona.eval.tasks import TASKS, Problem
 
 ARITH = TASKS["arith"]
@@ -233,6 +233,8 @@ def test_a_run_that_fails_is_a_record_and_the_others_go_on(engine: Engine, tmp_p
     assert job.left == 0
     summaries = summarise(mixed.arms, mixed.problems, job.rows.values())
     assert [(s.failed, s.rate.n) for s in summaries] == [(1, 3)] * 3
+    ((reason, count),) = errors(job.rows.values()).items()
+    assert count == 3 and "context" in reason
     assert run(engine, mixed, tmp_path / "r.jsonl").left == 0
 
 

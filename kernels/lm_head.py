@@ -1,0 +1,282 @@
+"""Final norm, product with the output matrix, statistics and the next token, without a second pass over the logits.
+
+    h = hidden / sqrt(mean(hidden^2) + eps) * g        rounded to the model's dtype, as a norm of its own would
+    x = h W^T                                          [B, V], rounded likewise; kept in registers
+    statistics of x as in `uncertainty`; draw from x as in `sample`
+
+Each program takes a run of tiles of W's rows, one after another. A tile ends with x for BLOCK_V tokens and all B rows in
+registers: its (m, s, mean, spread), two largest logits, best score + noise and the mass at temperature T are merged into the
+program's running ones (Chan's rule, see `uncertainty`), and a second kernel merges the programs' parts. So a step costs one
+pass over W and a few numbers a program. Logits are written only where they are asked for.
+
+Rounding x to the model's dtype before anything is computed from it makes the token the same that would be chosen from
+stored logits. Rows are padded to sixteen whatever their number, so a row's results do not depend on its batch mates.
+
+The mass of a part is sum e^((x - m) / T) about its own maximum m; at the end masses are brought to the row's maximum.
+
+Shape suffixes: B rows, E hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from dodona.kernels.checks import FLOATS, check_float, check_integer
+from dodona.kernels.launch import (
+    LLAMA_SHAPES,
+    CompileCase,
+    check_device,
+    config_for,
+    let_dependents_start,
+    num_sms,
+    pdl_options,
+    pdl_supported,
+    signature_of,
+    wait_for_producers,
+)
+from dodona.kernels.norm import Norm, rms_norm_reference
+from dodona.kernels.portable import dot, loop_bound
+from dodona.kernels.sample import (
+    STREAM_SAMPLE,
+    Filters,
+    Sample,
+    check_sampling,
+    gumbel,
+    philox_words,
+    sample,
+    sample_reference,
+    store_draw,
+)
+from dodona.kernels.uncertainty import (
+    Parts,
+    Results,
+    Uncertainty,
+    below,
+    finite_or_zero,
+    load_merged,
+    merge,
+    merge_case,
+    merge_many,
+    merge_two,
+    store_part,
+    store_row,
+    uncertainty_reference,
+)
+
+MAX_ROWS = 16
+
+CONFIG = {"BLOCK_V": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 4, "programs_per_sm": 3}
+
+
+class LmHead(NamedTuple):
+    """What one pass over the output matrix gives."""
+
+    statistics: Uncertainty
+    drawn: Sample | None  # where a temperature was given
+    logits_BV: Tensor | None  # [B, V] the model's dtype, where asked for
+
+
+class Draw(NamedTuple):
+    """How each row's token is drawn."""
+
+    temperature_B: Tensor  # [B] float32, 0: greedy
+    keys_B2: Tensor  # [B, 2] int64, the words of each row's Philox key
+    positions_B: Tensor  # [B] int64 or int32, generated-token index
+    filters: Filters = Filters()
+    stream: int = STREAM_SAMPLE
+
+
+def lm_head_reference(
+    hidden_BE: Tensor, weight_VE: Tensor, norm: Norm | None = None, ids_B: Tensor | None = None
+) -> LmHead:
+    """Logits and statistics in float64, without rounding in between; for draws see `sample_reference`."""
+    hidden = hidden_BE.double() if norm is None else rms_norm_reference(hidden_BE, norm).hidden_TE
+    logits = hidden @ weight_VE.double().T
+    return LmHead(uncertainty_reference(logits, ids_B), None, logits)
+
+
+@triton.jit
+def prefetch(pointers):
+    """Ask for cache lines of L2 without waiting for them: memory traffic while the kernel before this one still runs."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
+def mean_square(hidden, row, live, hidden_stride, E: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr):
+    """Mean of squares of rows of hidden, ``[BLOCK_B]`` float32."""
+    total = tl.zeros([BLOCK_B], tl.float32)
+    for first in range(0, E, BLOCK_K):
+        k = first + tl.arange(0, BLOCK_K)
+        mask = live[None, :] & (k < E)[:, None]
+        h = tl.load(hidden + row[None, :] * hidden_stride + k[:, None], mask=mask, other=0.0).to(tl.float32)
+        total += tl.sum(h * h, 0)
+    return total / E
+
+
+@triton.jit
+def product_tile(
+    hidden, norm, weight, row, live, token, inside, scale, hidden_stride, weight_stride,
+    E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr,
+):  # fmt: skip
+    """Logits ``[BLOCK_V, BLOCK_B]``, rounded to the weight's dtype and back to float32; -inf past the vocabulary."""
+    acc = tl.zeros([BLOCK_V, BLOCK_B], tl.float32)
+    weight_rows = weight + tl.where(inside, token, 0).to(tl.int64)[:, None] * weight_stride
+    hidden_rows = hidden + row[None, :] * hidden_stride
+    for first in range(0, E, BLOCK_K):
+        k = first + tl.arange(0, BLOCK_K)
+        if E % BLOCK_K == 0:
+            w = tl.load(weight_rows + k[None, :], eviction_policy="evict_first")
+            h = tl.load(hidden_rows + k[:, None], mask=live[None, :], other=0.0)
+        else:
+            w = tl.load(weight_rows + k[None, :], mask=(k < E)[None, :], other=0.0)
+            h = tl.load(hidden_rows + k[:, None], mask=live[None, :] & (k < E)[:, None], other=0.0)
+        if norm is not None:
+            if E % BLOCK_K == 0:
+                g = tl.load(norm + k)
+            else:
+                g = tl.load(norm + k, mask=k < E, other=0.0)
+            h = (h.to(tl.float32) * scale[None, :] * g.to(tl.float32)[:, None]).to(w.dtype)
+        acc = dot(w, h, acc)
+    x = acc.to(weight.dtype.element_ty).to(tl.float32)
+    return tl.where(inside[:, None], x, float("-inf"))
+
+
+@triton.jit
+def tile_statistics(x, token):
+    """m, s, mean, spread, second and top_id of a tile ``[BLOCK_V, BLOCK_B]``, each ``[BLOCK_B]``."""
+    m = tl.max(x, 0)
+    d = below(x, finite_or_zero(m)[None, :])
+    w = tl.exp(d)
+    s = tl.sum(w, 0)
+    mean = tl.sum(w * d, 0) / tl.where(s == 0, 1.0, s)
+    gap = d - mean[None, :]
+    spread = tl.sum(w * gap * gap, 0)
+    top_id = tl.min(tl.where(x == m[None, :], token[:, None], 2**31 - 1), 0)
+    second = tl.max(tl.where(token[:, None] == top_id[None, :], float("-inf"), x), 0)
+    return m, s, mean, spread, second, top_id
+
+
+@triton.jit
+def _lm_head_kernel(
+    hidden, norm, weight, logits, ids, givens, parts, part_ids,
+    temperature, keys, positions, draws, draw_ids,
+    eps, stream, hidden_stride, weight_stride, logits_stride, B, V, tiles, PARTS,
+    E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, USE_PDL: tl.constexpr,
+):  # fmt: skip
+    part = tl.program_id(0)
+    no_id: tl.constexpr = 2**31 - 1
+    first_tile = part * tiles
+    stop_tile = tl.minimum(first_tile + tiles, tl.cdiv(V, BLOCK_V))
+    if USE_PDL:  # nobody writes weights: the first of them may come before the wait
+        early = first_tile * BLOCK_V + tl.arange(0, BLOCK_V)
+        early = tl.minimum(early, V - 1).to(tl.int64)[:, None] * weight_stride
+        LINE: tl.constexpr = 1024 // weight.dtype.element_ty.primitive_bitwidth  # elements of 128 bytes
+        prefetch(weight + early + (tl.arange(0, 8) * LINE % E)[None, :])
+    wait_for_producers(USE_PDL)
+    let_dependents_start(USE_PDL)
+    column = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
+    live = column < B
+    row = column.to(tl.int64)
+    scale = tl.full([BLOCK_B], 1.0, tl.float32)
+    if norm is not None:
+        scale = tl.rsqrt(mean_square(hidden, row, live, hidden_stride, E, BLOCK_K, BLOCK_B) + eps)
+    if ids is not None:
+        given_id = tl.load(ids + row, mask=live, other=-1).to(tl.int32)
+    if temperature is not None:
+        t = tl.load(temperature + row, mask=live, other=0.0)
+        greedy = t == 0
+        t = tl.where(greedy, 1.0, t)
+        inverse_t = 1.0 / t
+        loudness = tl.where(greedy, 0.0, 1.0)
+        key0 = tl.load(keys + 2 * row, mask=live, other=0).to(tl.uint32)
+        key1 = tl.load(keys + 2 * row + 1, mask=live, other=0).to(tl.uint32)
+        position = tl.load(positions + row, mask=live, other=0).to(tl.uint32)
+        best = tl.full([BLOCK_B], float("-inf"), tl.float32)
+        best_id = tl.full([BLOCK_B], no_id, tl.int32)
+        best_x = tl.full([BLOCK_B], float("-inf"), tl.float32)
+        mass = tl.zeros([BLOCK_B], tl.float32)
+    m = tl.full([BLOCK_B], float("-inf"), tl.float32)
+    s = tl.zeros([BLOCK_B], tl.float32)
+    mean = tl.zeros([BLOCK_B], tl.float32)
+    spread = tl.zeros([BLOCK_B], tl.float32)
+    second = tl.full([BLOCK_B], float("-inf"), tl.float32)
+    top_id = tl.full([BLOCK_B], no_id, tl.int32)
+    for tile in range(loop_bound(first_tile), loop_bound(stop_tile)):
+        token = tile * BLOCK_V + tl.arange(0, BLOCK_V)
+        inside = token < V
+        x = product_tile(
+            hidden, norm, weight, row, live, token, inside, scale, hidden_stride, weight_stride,
+            E, BLOCK_V, BLOCK_K, BLOCK_B,
+        )  # fmt: skip
+        if logits is not None:
+            at = logits + row[None, :] * logits_stride + token[:, None]
+            tl.store(at, x.to(logits.dtype.element_ty), mask=inside[:, None] & live[None, :])
+        if ids is not None:
+            here = token[:, None] == given_id[None, :]
+            found = tl.sum(tl.where(here, x, 0.0), 0)
+            tl.store(givens + row, found, mask=live & (tl.sum((here & inside[:, None]).to(tl.int32), 0) > 0))
+        tile_m, tile_s, tile_mean, tile_spread, tile_second, tile_id = tile_statistics(x, token)
+        if temperature is not None:
+            word0, word1, word2, word3 = philox_words(
+                (token // 4).to(tl.uint32)[:, None], position[None, :], stream.to(tl.uint32), key0[None, :], key1[None, :]
+            )
+            lane = (token % 4)[:, None]
+            word = tl.where(lane < 2, tl.where(lane == 0, word0, word1), tl.where(lane == 2, word2, word3))
+            value = tl.where(x == float("-inf"), x, tl.div_rn(x, t[None, :]) + loudness[None, :] * gumbel(word))
+            tile_best = tl.max(value, 0)
+            tile_best_id = tl.min(tl.where(value == tile_best[None, :], token[:, None], no_id), 0)
+            tile_best_x = tl.max(tl.where(token[:, None] == tile_best_id[None, :], x, float("-inf")), 0)
+            better = tile_best > best
+            best = tl.where(better, tile_best, best)
+            best_id = tl.where(better, tile_best_id, best_id)
+            best_x = tl.where(better, tile_best_x, best_x)
+            pivot = finite_or_zero(tl.maximum(m, tile_m))
+            weights = tl.exp(tl.maximum((x - pivot[None, :]) * inverse_t[None, :], -200.0))
+            mass = mass * tl.exp(tl.maximum((m - pivot) * inverse_t, -200.0)) + tl.sum(weights, 0)
+        second = tl.maximum(tl.maximum(second, tile_second), tl.minimum(m, tile_m))
+        top_id = tl.where(tile_m > m, tile_id, top_id)
+        m, s, mean, spread = merge_two(m, s, mean, spread, tile_m, tile_s, tile_mean, tile_spread)
+    store_parts(parts, part_ids, row, live, part, B, PARTS, m, s, mean, spread, second, top_id)
+    if temperature is not None:
+        tl.store(draws + row * PARTS + part, best, mask=live)
+        tl.store(draws + (row + B) * PARTS + part, best_x, mask=live)
+        tl.store(draws + (row + 2 * B) * PARTS + part, mass, mask=live)
+        tl.store(draw_ids + row * PARTS + part, best_id, mask=live)
+
+
+@triton.jit
+def _lm_head_finish_kernel(
+    parts, part_ids, ids, givens, floats, top1, error, temperature, draws, draw_ids, drawn, logprobs, B, V, PARTS,
+    BLOCK: tl.constexpr, USE_PDL: tl.constexpr,
+):  # fmt: skip
+    """One program a row: merge its statistics and its draw."""
+    row = tl.program_id(0)
+    wait_for_producers(USE_PDL)
+    let_dependents_start(USE_PDL)
+    m, s, mean, spread, second, top_id = load_merged(parts, part_ids, row, B, PARTS, BLOCK)
+    given_id = tl.load(ids + row).to(tl.int32) if ids is not None else -1
+    given = tl.load(givens + row, mask=(given_id >= 0) & (given_id < V), other=0.0) if ids is not None else 0.0
+    store_row(floats, top1, error, row, B, V, m, s, mean, spread, second, top_id, given, given_id)
+    part = tl.arange(0, BLOCK)
+    mask = part < PARTS
+    line = row.to(tl.int64)
+    t = tl.load(temperature + row)
+    inverse_t = 1.0 / tl.where(t == 0, 1.0, t)
+    value = tl.load(draws + line * PARTS + part, mask=mask, other=float("-inf"))
+    value_x = tl.load(draws + (line + B) * PARTS + part, mask=mask, other=float("-inf"))
+    part_mass = tl.load(draws + (line + 2 * B) * PARTS + part, mask=mask, other=0.0)
+    part_m = tl.load(parts + line * PARTS + part, mask=mask, other=float("-inf"))
+    value_id = tl.load(draw_ids + line * PARTS + part, mask=mask, other=2**31 - 1)
+    token = tl.min(tl.where(value == tl.max(value, 0), value_id, 2**31 - 1), 0)
+    x = tl.max(tl.where(value_id == token, value_x, float("-inf")), 0)
+    mass = tl.sum(part_mass * tl.exp(tl.maximum((part_m - finite_or_zero(m)) * inverse_t, -200.0)), 0)
+    code = tl.load(error + row)
+    store_draw(drawn, logprobs, row, B, code, token, x, m, tl.log(s), t, mass)

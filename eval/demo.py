@@ -70,8 +70,8 @@ def demo(engine: Engine, file: RecordFile, count: int, marks: Marks, bar: Bar) -
     job = Run(engine, Experiment(task, problems, arms), file)
     started, tokens = time.perf_counter(), 0
     with bar(job.left, "problems x arms") as progress:
-        for row in job.finish():
-            tokens += row.tokens
+        for done in job.finish():
+            tokens += done.row.tokens
             progress.update()
     seconds = time.perf_counter() - started
     say("\n".join(grid_lines(summarise(arms, problems, job.rows.values()))))

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dodona import __version__
 from dodona.engine.engine import Engine
@@ -83,6 +83,13 @@ def default_path(experiment: Experiment, engine: Engine) -> Path:
     return Path("runs") / f"{'-'.join([experiment.task.name, *names])}.jsonl"
 
 
+class Finished(NamedTuple):
+    """A run that is done and written down."""
+
+    row: Row
+    result: Result
+
+
 class Run:
     """An experiment on its file: what is there already, and what is left to do.
 
@@ -112,8 +119,8 @@ class Run:
         """Runs still to do."""
         return self.experiment.size - len(self.rows)
 
-    def finish(self) -> Iterator[Row]:
-        """Do what is left; each row comes once its record is on the disk.
+    def finish(self) -> Iterator[Finished]:
+        """Do what is left; each run comes once its record is on the disk.
 
         Raises:
             DodonaError: the records cannot be written. What failed in one run is in its record instead.
@@ -135,7 +142,7 @@ class Run:
             record = graded_record(self.experiment.task, arm, problem, result)
             self.file.append(record)
             row = self.rows[arm.name, problem.problem_id] = row_of(record)
-            yield row
+            yield Finished(row, result)
 
 
 def graded_record(task: Task, arm: Arm, problem: Problem, result: Result) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from dodona.kernels.launch import CompileCase, interpreting
 
-MODULES = ("uncertainty", "sample")
+MODULES = ("uncertainty", "sample", "lm_head")
 CAPABILITIES = (80, 90, 100)
 
 
@@ -117,8 +117,11 @@ def assemble(ptx: str, capability: int) -> dict[str, int]:
 def usage(module: str, index: int, capability: int) -> Usage:
     """Compile one case; by number, because jit functions do not travel between processes."""
     case = list(cases(module))[index]
-    ptx, shared = compile_ptx(case, capability)
-    counts = assemble(ptx, capability)
+    try:
+        ptx, shared = compile_ptx(case, capability)
+        counts = assemble(ptx, capability)
+    except Exception as error:
+        raise RuntimeError(f"{module}: {case.name} does not compile for {capability}") from error
     return Usage(
         f"{module}.{case.fn.__name__}", case.name, capability, case.num_warps, case.num_stages,
         counts["registers"], counts["stores"] + counts["loads"], counts["stack"], shared,

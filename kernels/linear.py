@@ -5,15 +5,10 @@
     y = z                                          or   SiLU(z[:, :N]) * z[:, N:]  where W has the 2N rows gate, up
     y = y + residual
 
-At one row the weights are all the memory traffic there is, so a product is as fast as its weights stream. The norm costs no
-pass of its own: its factor 1/sqrt(...) is one number a row, applied to the finished sum, while sum x^2 is collected along
-with the products. The tile of weights that a program starts with is asked for before `wait_for_producers`: under programmatic
-dependent launch it is on its way while the kernel before this one still runs.
-
-One or two rows (`_gemv_kernel`): a thread multiplies its own piece of W and adds over threads once, at the end. Three to
-sixteen rows (`_dot_kernel`): tensor cores, the rows padded to sixteen. With split-K (`splits` programs share the columns of a
-block) each program writes its float32 sums, and `_reduce_kernel` adds them in their order: no atomics, so the same bits
-in every run. Split-K pays for K >= 4096 with K/N >= 0.6 and loses for short or wide matrices.
+At one row the weights are all the memory traffic there is, so a product is as fast as its weights stream; `stream` has that
+part. With split-K (`splits` programs share the columns of a block) each program writes its float32 sums and
+`_reduce_kernel` adds them in their order: no atomics, so the same bits in every run. Split-K pays for K >= 4096 with
+K/N >= 0.6 and loses for short or wide matrices.
 
 Shape suffixes: M rows, K columns of x and W, N outputs; W has N rows, or 2N (gate, up) with ``silu_mul``.
 """
@@ -41,12 +36,18 @@ from dodona.kernels.launch import (
 )
 from dodona.kernels.mlp import silu, silu_mul_reference
 from dodona.kernels.norm import Norm, rms_norm_reference
-from dodona.kernels.portable import dot
+from dodona.kernels.stream import (
+    MAX_ROWS,
+    MAX_SPLITS,
+    add_sums,
+    default_config,
+    keep_sums,
+    padded_rows,
+    shares,
+    stream_sums,
+)
 
-MAX_ROWS = 16
-MAX_SPLITS = 16
-REDUCE_BLOCK = 256  # outputs of a program that adds splits
-GEMV_ROWS = 2  # up to so many rows the tensor cores would multiply mostly padding
+REDUCE_BLOCK = 256  # sums of a program that adds splits
 
 
 def linear_reference(
@@ -69,23 +70,12 @@ def linear_reference(
 
 @triton.jit
 def weight_row(r, N: tl.constexpr, SILU_MUL: tl.constexpr):
-    """The row of W behind row r of the program's tiles: with ``SILU_MUL`` gate and up alternate, so that a pair is a pair of
+    """The row of W behind row r of the tiles: with ``SILU_MUL`` gate and up alternate, so that a pair is a pair of
     neighbours. Past the end it is the last row again, whose sums nobody stores."""
     if SILU_MUL:
         return tl.minimum(r // 2, N - 1) + (r % 2) * N
     else:
         return tl.minimum(r, N - 1)
-
-
-@triton.jit
-def load_tile(at, tile, more, K: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr, STREAM: tl.constexpr):
-    """Tile number `tile` along K of the rows whose starts are `at`, or zeros where there are no `more`."""
-    k = tile * BLOCK_K + tl.arange(0, BLOCK_K)
-    policy: tl.constexpr = "evict_first" if STREAM else ""  # weights are used once, activations by every program
-    if EVEN:
-        return tl.load(at + k, mask=more, other=0.0, eviction_policy=policy)
-    else:
-        return tl.load(at + k, mask=more & (k < K), other=0.0, eviction_policy=policy)
 
 
 @triton.jit
@@ -108,104 +98,24 @@ def finish(
 
 
 @triton.jit
-def finish_or_keep(
-    z, squares, m, live_m, r, split, M, bias_ptr, residual_ptr, stride_rm, y_ptr, part_ptr, square_ptr, eps,
-    N: tl.constexpr, K: tl.constexpr, NORM: tl.constexpr, SILU_MUL: tl.constexpr, SPLITS: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
+def _linear_kernel(
+    x_ptr, weight_ptr, norm_ptr, bias_ptr, residual_ptr, y_ptr, part_ptr, square_ptr,
+    M, stride_xm, stride_wn, stride_rm, eps,
+    N: tl.constexpr, K: tl.constexpr, SILU_MUL: tl.constexpr, SPLITS: tl.constexpr, TILES: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
-    """The end of a program that has its sums ``z [ROWS, BLOCK_N]`` and those of x^2, ``squares [ROWS, 1]``."""
-    if SPLITS == 1:
-        if NORM:
-            z *= tl.rsqrt(squares / K + eps)
-        finish(z, m, live_m, r, bias_ptr, residual_ptr, stride_rm, y_ptr, N, SILU_MUL, ROWS, BLOCK_N)
+    r = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    z, squares = stream_sums(
+        x_ptr, weight_ptr, norm_ptr, M, stride_xm, stride_wn, weight_row(r, N, SILU_MUL), tl.program_id(1),
+        K, SPLITS, TILES, ROWS, BLOCK_N, BLOCK_K, USE_PDL,
+    )  # fmt: skip
+    if SPLITS > 1:
+        keep_sums(z, squares, r, tl.program_id(1), M, part_ptr, square_ptr, 2 * N if SILU_MUL else N, ROWS)
     else:
-        W_ROWS: tl.constexpr = 2 * N if SILU_MUL else N
-        row = split * M + m
-        tl.store(part_ptr + row * W_ROWS + r[None, :], z, mask=live_m & (r < W_ROWS)[None, :])
-        if NORM:
-            tl.store(square_ptr + row, squares, mask=live_m & (tl.program_id(0) == 0))
-
-
-@triton.jit
-def _gemv_kernel(
-    x_ptr, weight_ptr, norm_ptr, bias_ptr, residual_ptr, y_ptr, part_ptr, square_ptr,
-    M, stride_xm, stride_wn, stride_rm, eps,
-    N: tl.constexpr, K: tl.constexpr, SILU_MUL: tl.constexpr, SPLITS: tl.constexpr, TILES: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, USE_PDL: tl.constexpr,
-):  # fmt: skip
-    EVEN: tl.constexpr = SPLITS * TILES * BLOCK_K == K
-    NORM: tl.constexpr = norm_ptr is not None
-    split = tl.program_id(1)
-    first = split * TILES
-    m = tl.arange(0, ROWS)[:, None]
-    r = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    w_at = weight_ptr + weight_row(r, N, SILU_MUL).to(tl.int64)[None, :, None] * stride_wn
-    x_at = x_ptr + (tl.minimum(m, M - 1) * stride_xm)[:, :, None]
-    w = load_tile(w_at, first, True, K, BLOCK_K, EVEN, True)
-    wait_for_producers(USE_PDL)
-    let_dependents_start(USE_PDL)
-    acc = tl.zeros([ROWS, BLOCK_N, BLOCK_K], tl.float32)
-    square = tl.zeros([ROWS, 1, BLOCK_K], tl.float32)
-    for i in range(TILES):
-        w_next = load_tile(w_at, first + i + 1, i + 1 < TILES, K, BLOCK_K, EVEN, True)
-        x = load_tile(x_at, first + i, True, K, BLOCK_K, EVEN, False).to(tl.float32)
-        if NORM:
-            g_at = norm_ptr + tl.zeros([1, 1, 1], tl.int32)
-            square += x * x
-            x *= load_tile(g_at, first + i, True, K, BLOCK_K, EVEN, False).to(tl.float32)
-        acc += w.to(tl.float32) * x
-        w = w_next
-    finish_or_keep(
-        tl.sum(acc, axis=2), tl.sum(square, axis=2), m, m < M, r, split, M, bias_ptr, residual_ptr, stride_rm, y_ptr,
-        part_ptr, square_ptr, eps, N, K, NORM, SILU_MUL, SPLITS, ROWS, BLOCK_N,
-    )  # fmt: skip
-
-
-@triton.jit
-def load_rows(x_at, norm_ptr, tile, live_m, square, K: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.constexpr):
-    """A tile of x times the norm's weight, in x's dtype, and the running sum of x^2."""
-    x = load_tile(x_at, tile, live_m, K, BLOCK_K, EVEN, False)
-    if norm_ptr is not None:
-        wide = x.to(tl.float32)
-        square += wide * wide
-        g_at = norm_ptr + tl.zeros([1, 1], tl.int32)
-        x = (wide * load_tile(g_at, tile, True, K, BLOCK_K, EVEN, False).to(tl.float32)).to(x.dtype)
-    return x, square
-
-
-@triton.jit
-def _dot_kernel(
-    x_ptr, weight_ptr, norm_ptr, bias_ptr, residual_ptr, y_ptr, part_ptr, square_ptr,
-    M, stride_xm, stride_wn, stride_rm, eps,
-    N: tl.constexpr, K: tl.constexpr, SILU_MUL: tl.constexpr, SPLITS: tl.constexpr, TILES: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, USE_PDL: tl.constexpr,
-):  # fmt: skip
-    EVEN: tl.constexpr = SPLITS * TILES * BLOCK_K == K
-    NORM: tl.constexpr = norm_ptr is not None
-    split = tl.program_id(1)
-    first = split * TILES
-    m = tl.arange(0, ROWS)[:, None]
-    live_m = m < M
-    r = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    w_at = weight_ptr + weight_row(r, N, SILU_MUL).to(tl.int64)[:, None] * stride_wn
-    x_at = x_ptr + m * stride_xm
-    acc = tl.zeros([ROWS, BLOCK_N], tl.float32)
-    square = tl.zeros([ROWS, BLOCK_K], tl.float32)
-    done: tl.constexpr = 1 if USE_PDL else 0
-    if USE_PDL:  # one tile of weights by hand: the loop's own loads cannot start before the wait
-        w = load_tile(w_at, first, True, K, BLOCK_K, EVEN, True)
-        wait_for_producers(USE_PDL)
-        let_dependents_start(USE_PDL)
-        x, square = load_rows(x_at, norm_ptr, first, live_m, square, K, BLOCK_K, EVEN)
-        acc = dot(x, tl.trans(w), acc)
-    for i in range(done, TILES):
-        w = load_tile(w_at, first + i, True, K, BLOCK_K, EVEN, True)
-        x, square = load_rows(x_at, norm_ptr, first + i, live_m, square, K, BLOCK_K, EVEN)
-        acc = dot(x, tl.trans(w), acc)
-    finish_or_keep(
-        acc, tl.sum(square, axis=1, keep_dims=True), m, live_m, r, split, M, bias_ptr, residual_ptr, stride_rm, y_ptr,
-        part_ptr, square_ptr, eps, N, K, NORM, SILU_MUL, SPLITS, ROWS, BLOCK_N,
-    )  # fmt: skip
+        if norm_ptr is not None:
+            z *= tl.rsqrt(squares / K + eps)
+        m = tl.arange(0, ROWS)[:, None]
+        finish(z, m, m < M, r, bias_ptr, residual_ptr, stride_rm, y_ptr, N, SILU_MUL, ROWS, BLOCK_N)
 
 
 @triton.jit
@@ -214,20 +124,11 @@ def _reduce_kernel(
     N: tl.constexpr, K: tl.constexpr, SILU_MUL: tl.constexpr, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr,
     USE_PDL: tl.constexpr,
 ):  # fmt: skip
-    W_ROWS: tl.constexpr = 2 * N if SILU_MUL else N
-    m = tl.program_id(1) + tl.zeros([1, 1], tl.int32)
-    r = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    at = tl.minimum(r, W_ROWS - 1)[None, :]
     wait_for_producers(USE_PDL)
     let_dependents_start(USE_PDL)
-    z = tl.zeros([1, BLOCK_N], tl.float32)
-    squares = tl.zeros([1, 1], tl.float32)
-    for split in tl.static_range(SPLITS):
-        z += tl.load(part_ptr + (split * M + m) * W_ROWS + at)
-        if square_ptr is not None:
-            squares += tl.load(square_ptr + split * M + m)
-    if square_ptr is not None:
-        z *= tl.rsqrt(squares / K + eps)
+    m = tl.program_id(1) + tl.zeros([1, 1], tl.int32)
+    r = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    z = add_sums(part_ptr, square_ptr, m, r, M, eps, K, 2 * N if SILU_MUL else N, SPLITS, BLOCK_N)
     finish(z, m, m < M, r, bias_ptr, residual_ptr, stride_rm, y_ptr, N, SILU_MUL, 1, BLOCK_N)
 
 
@@ -282,15 +183,9 @@ def linear(
         return y_MN
 
     name = "linear_silu_mul" if silu_mul else "linear"
-    blocks = config or config_for(
-        name, (_padded(rows), outputs, inner), device, default_config(rows, outputs, inner, silu_mul)
-    )
-    tiles = triton.cdiv(inner, blocks["BLOCK_K"])
-    splits = min(blocks["SPLITS"] if splits is None else splits, tiles)
-    if not 1 <= splits <= MAX_SPLITS:
-        raise ValueError(f"splits must be 1 to {MAX_SPLITS}, not {splits}")
-    share = triton.cdiv(tiles, splits)
-    splits = triton.cdiv(tiles, share)  # none without a tile
+    default = default_config(rows, w_rows, inner)
+    blocks = config or config_for(name, (padded_rows(rows), outputs, inner), device, default)
+    splits, share = shares(inner, blocks["BLOCK_K"], blocks["SPLITS"] if splits is None else splits)
     part = squares = None
     if splits > 1:
         part = torch.empty((splits, rows, w_rows), dtype=torch.float32, device=device)
@@ -298,11 +193,10 @@ def linear(
     use_pdl = pdl_supported(device)
     stride_rm = 0 if residual_MN is None else residual_MN.stride(0)
     eps = 0.0 if norm is None else norm.eps
-    kernel = _gemv_kernel if rows <= GEMV_ROWS else _dot_kernel
-    kernel[(triton.cdiv(w_rows, blocks["BLOCK_N"]), splits)](
+    _linear_kernel[(triton.cdiv(w_rows, blocks["BLOCK_N"]), splits)](
         x_MK, weight_NK, norm_K, bias_N, residual_MN, y_MN, part, squares,
         rows, x_MK.stride(0), weight_NK.stride(0), stride_rm, eps,
-        N=outputs, K=inner, SILU_MUL=silu_mul, SPLITS=splits, TILES=share, ROWS=_padded(rows),
+        N=outputs, K=inner, SILU_MUL=silu_mul, SPLITS=splits, TILES=share, ROWS=padded_rows(rows),
         BLOCK_N=blocks["BLOCK_N"], BLOCK_K=blocks["BLOCK_K"], USE_PDL=use_pdl,
         num_warps=blocks["num_warps"], num_stages=blocks["num_stages"], **pdl_options(use_pdl),
     )  # fmt: skip
@@ -313,27 +207,6 @@ def linear(
             num_warps=4, **pdl_options(use_pdl),
         )  # fmt: skip
     return y_MN
-
-
-def _padded(rows: int) -> int:
-    return rows if rows <= GEMV_ROWS else MAX_ROWS
-
-
-def default_config(rows: int, outputs: int, inner: int, silu_mul: bool) -> dict[str, int]:
-    """Block sizes where the tuning table has none. ``SPLITS`` above 1 where the weights are high and narrow: there one
-    program a block of rows leaves multiprocessors idle, or gives each a long walk along K."""
-    splits = 1
-    if not silu_mul and inner >= 4096 and inner >= 0.6 * outputs:
-        splits = 4 if inner >= 2 * outputs else 2
-    if rows <= GEMV_ROWS:
-        # 256 columns a warp: its 32 threads load 16 bytes each, and no layout changes between loads and products.
-        wide = inner % 2048 == 0
-        block_k = min(2048 if wide else 1024, max(16, triton.next_power_of_2(inner)))
-        block_n, num_warps = (4, 8) if wide else (4 // rows, 4)
-        return {"BLOCK_N": block_n, "BLOCK_K": block_k, "SPLITS": splits, "num_warps": num_warps, "num_stages": 1}
-    block_k = min(128, max(16, triton.next_power_of_2(inner)))
-    block_n, num_warps = (16, 2) if outputs <= 4096 else (32, 4)  # narrow blocks where wide ones would be too few
-    return {"BLOCK_N": block_n, "BLOCK_K": block_k, "SPLITS": splits, "num_warps": num_warps, "num_stages": 5}
 
 
 def compile_cases() -> Iterator[CompileCase]:
@@ -355,7 +228,7 @@ def compile_cases() -> Iterator[CompileCase]:
 def _compile_cases_of(
     title: str, rows: int, outputs: int, inner: int, norm: bool, residual: bool, silu_mul: bool
 ) -> Iterator[CompileCase]:
-    config = default_config(rows, outputs, inner, silu_mul)
+    config = default_config(rows, 2 * outputs if silu_mul else outputs, inner)
     bf16, splits = torch.bfloat16, config["SPLITS"]
     sums = torch.float32 if splits > 1 else None
     arguments = {
@@ -371,14 +244,14 @@ def _compile_cases_of(
     constants = {"N": outputs, "K": inner, "SILU_MUL": silu_mul, "SPLITS": splits}
     yield CompileCase(
         name=title,
-        fn=_gemv_kernel if rows <= GEMV_ROWS else _dot_kernel,
+        fn=_linear_kernel,
         signature=signature_of(
             x_ptr=bf16, weight_ptr=bf16, norm_ptr=bf16 if norm else None, stride_xm=inner, stride_wn=inner, **arguments
         ),
         constexprs={
             **constants,
             "TILES": triton.cdiv(triton.cdiv(inner, config["BLOCK_K"]), splits),
-            "ROWS": _padded(rows),
+            "ROWS": padded_rows(rows),
             "BLOCK_N": config["BLOCK_N"],
             "BLOCK_K": config["BLOCK_K"],
         },

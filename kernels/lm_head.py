@@ -50,7 +50,6 @@ from dodona.kernels.sample import (
     gumbel,
     philox_words,
     sample,
-    sample_reference,
     store_draw,
 )
 from dodona.kernels.uncertainty import (
@@ -62,7 +61,6 @@ from dodona.kernels.uncertainty import (
     load_merged,
     merge,
     merge_case,
-    merge_many,
     merge_two,
     store_part,
     store_row,
@@ -168,8 +166,9 @@ def tile_statistics(x, token):
 def _lm_head_kernel(
     hidden, norm, weight, logits, ids, givens, parts, part_ids,
     temperature, keys, positions, draws, draw_ids,
-    eps, stream, hidden_stride, weight_stride, logits_stride, B, V, tiles, PARTS,
-    E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr, USE_PDL: tl.constexpr,
+    eps, hidden_stride, weight_stride, logits_stride, B, V, tiles, PARTS,
+    STREAM: tl.constexpr, E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr,
+    USE_PDL: tl.constexpr,
 ):  # fmt: skip
     part = tl.program_id(0)
     no_id: tl.constexpr = 2**31 - 1
@@ -226,7 +225,7 @@ def _lm_head_kernel(
         tile_m, tile_s, tile_mean, tile_spread, tile_second, tile_id = tile_statistics(x, token)
         if temperature is not None:
             word0, word1, word2, word3 = philox_words(
-                (token // 4).to(tl.uint32)[:, None], position[None, :], stream.to(tl.uint32), key0[None, :], key1[None, :]
+                (token // 4).to(tl.uint32)[:, None], position[None, :], STREAM, key0[None, :], key1[None, :]
             )
             lane = (token % 4)[:, None]
             word = tl.where(lane < 2, tl.where(lane == 0, word0, word1), tl.where(lane == 2, word2, word3))
@@ -244,7 +243,7 @@ def _lm_head_kernel(
         second = tl.maximum(tl.maximum(second, tile_second), tl.minimum(m, tile_m))
         top_id = tl.where(tile_m > m, tile_id, top_id)
         m, s, mean, spread = merge_two(m, s, mean, spread, tile_m, tile_s, tile_mean, tile_spread)
-    store_parts(parts, part_ids, row, live, part, B, PARTS, m, s, mean, spread, second, top_id)
+    store_part(parts, part_ids, row, live, part, B, PARTS, m, s, mean, spread, second, top_id)
     if temperature is not None:
         tl.store(draws + row * PARTS + part, best, mask=live)
         tl.store(draws + (row + B) * PARTS + part, best_x, mask=live)
@@ -264,7 +263,7 @@ def _lm_head_finish_kernel(
     m, s, mean, spread, second, top_id = load_merged(parts, part_ids, row, B, PARTS, BLOCK)
     given_id = tl.load(ids + row).to(tl.int32) if ids is not None else -1
     given = tl.load(givens + row, mask=(given_id >= 0) & (given_id < V), other=0.0) if ids is not None else 0.0
-    store_row(floats, top1, error, row, B, V, m, s, mean, spread, second, top_id, given, given_id)
+    code = store_row(floats, top1, error, row, B, V, m, s, mean, spread, second, top_id, given, given_id)
     part = tl.arange(0, BLOCK)
     mask = part < PARTS
     line = row.to(tl.int64)
@@ -278,5 +277,180 @@ def _lm_head_finish_kernel(
     token = tl.min(tl.where(value == tl.max(value, 0), value_id, 2**31 - 1), 0)
     x = tl.max(tl.where(value_id == token, value_x, float("-inf")), 0)
     mass = tl.sum(part_mass * tl.exp(tl.maximum((part_m - finite_or_zero(m)) * inverse_t, -200.0)), 0)
-    code = tl.load(error + row)
     store_draw(drawn, logprobs, row, B, code, token, x, m, tl.log(s), t, mass)
+
+
+class _DrawParts(NamedTuple):
+    """Each part's best token, beside `Parts`."""
+
+    floats: Tensor  # [3, B, parts] float32: best score + noise, its logit, mass at temperature T
+    ids: Tensor  # [B, parts] int32
+
+
+def count_parts(vocab: int, blocks: Mapping[str, int], device: torch.device) -> tuple[int, int]:
+    """Programs over the vocabulary and tiles of each."""
+    tiles = triton.cdiv(vocab, blocks["BLOCK_V"])
+    each = triton.cdiv(tiles, min(tiles, num_sms(device) * blocks["programs_per_sm"]))
+    return triton.cdiv(tiles, each), each
+
+
+def check_product(name: str, hidden_BE: Tensor, weight_VE: Tensor, norm: Norm | None = None) -> tuple[int, int, int]:
+    """Rows, vocabulary and hidden size of hidden states, output matrix and norm that fit together.
+
+    Raises:
+        ValueError: a wrong shape, stride or dtype, or an empty vocabulary or hidden size.
+    """
+    check_float(f"{name}hidden", hidden_BE, (None, None))
+    rows, size = hidden_BE.shape
+    check_float(f"{name}weight", weight_VE, (None, size), like=hidden_BE)
+    vocab = weight_VE.shape[0]
+    if norm is not None:
+        check_float(f"{name}norm", norm.weight_E, (size,), like=hidden_BE)
+    if not 0 < vocab < 2**30 or size < 1:
+        raise ValueError(f"{name}weight must have 1 to 2^30 - 1 rows and a column, not {tuple(weight_VE.shape)}")
+    return rows, vocab, size
+
+
+def product_statistics(
+    hidden_BE: Tensor,
+    weight_VE: Tensor,
+    *,
+    norm: Norm | None,
+    ids_B: Tensor | None,
+    draw: Draw | None,
+    logits_BV: Tensor | None,
+    blocks: Mapping[str, int],
+    block_rows: int,
+) -> tuple[Uncertainty, Sample | None]:
+    """Launch the product and the merge of its parts; arguments have been checked, and there is a row."""
+    rows, size = hidden_BE.shape
+    vocab, device = weight_VE.shape[0], hidden_BE.device
+    count, tiles = count_parts(vocab, blocks, device)
+    results, parts = Results.empty(rows, device), Parts.empty(rows, count, device)
+    givens = None if ids_B is None else torch.empty(rows, dtype=torch.float32, device=device)
+    draw_parts = None
+    if draw is not None:
+        draw_parts = _DrawParts(
+            torch.empty(3, rows, count, dtype=torch.float32, device=device),
+            torch.empty(rows, count, dtype=torch.int32, device=device),
+        )
+    use_pdl = pdl_supported(device)
+    launch = {"USE_PDL": use_pdl, **pdl_options(use_pdl)}
+    _lm_head_kernel[(count, triton.cdiv(rows, block_rows))](
+        hidden_BE, None if norm is None else norm.weight_E, weight_VE, logits_BV, ids_B, givens, *parts,
+        *(draw[:3] if draw else (None,) * 3), *(draw_parts or (None, None)),
+        0.0 if norm is None else norm.eps,
+        hidden_BE.stride(0), weight_VE.stride(0), 0 if logits_BV is None else logits_BV.stride(0),
+        rows, vocab, tiles, count,
+        STREAM=draw.stream if draw else 0, E=size, BLOCK_V=blocks["BLOCK_V"], BLOCK_K=blocks["BLOCK_K"], BLOCK_B=block_rows,
+        num_warps=blocks["num_warps"], num_stages=blocks["num_stages"], **launch,
+    )  # fmt: skip
+    if draw is None:
+        merge(parts, results, vocab, ids_B, givens, 1, given_at_id=False)
+        return results.view(), None
+    assert draw_parts is not None
+    ids = torch.empty(rows, dtype=torch.int64, device=device)
+    logprobs = torch.empty(2, rows, dtype=torch.float32, device=device)
+    _lm_head_finish_kernel[(rows,)](
+        *parts, ids_B, givens, *results, draw.temperature_B, *draw_parts, ids, logprobs, rows, vocab, count,
+        BLOCK=triton.next_power_of_2(count), num_warps=4, **launch,
+    )  # fmt: skip
+    return results.view(), Sample(ids, *logprobs.unbind(0))
+
+
+def lm_head(
+    hidden_BE: Tensor,
+    weight_VE: Tensor,
+    *,
+    norm: Norm | None = None,
+    ids_B: Tensor | None = None,
+    draw: Draw | None = None,
+    want_logits: bool = False,
+    config: Mapping[str, int] | None = None,
+) -> LmHead:
+    """Final norm, product, statistics and next token of at most sixteen rows: two launches, W read once.
+
+    With top-k, top-p or min-p the logits are written, and `sample` looks at them again.
+
+    Args:
+        hidden_BE: the last layer's output, bfloat16, float16 or float32; rows may be strided.
+        weight_VE: the output matrix, of the same dtype; rows may be strided.
+        norm: the final RMSNorm; None where hidden states are normalised already.
+        ids_B: int64 or int32, the token of each row whose log-probability is wanted; outside [0, V) gives NaN.
+        draw: temperatures, keys, positions and filters; None for statistics alone.
+        want_logits: write the logits, in the model's dtype.
+        config: block sizes in place of the tuning table's.
+
+    Returns:
+        See `LmHead`.
+
+    Raises:
+        ValueError: a wrong shape, stride, dtype or device, or more than sixteen rows.
+    """
+    rows, vocab, size = check_product("", hidden_BE, weight_VE, norm)
+    if rows > MAX_ROWS:
+        raise ValueError(f"lm_head takes at most {MAX_ROWS} rows, not {rows}: use linear, uncertainty and sample")
+    if ids_B is not None:
+        check_integer("ids", ids_B, (rows,))
+    if draw is not None:
+        check_sampling(rows, draw.temperature_B, draw.keys_B2, draw.positions_B, draw.filters, draw.stream)
+    device = check_device(
+        hidden=hidden_BE, weight=weight_VE, norm=None if norm is None else norm.weight_E, ids=ids_B,
+        **({} if draw is None else draw.filters._asdict() | dict(zip("tkp", draw[:3], strict=True))),
+    )  # fmt: skip
+    filtered = draw is not None and any(value is not None for value in draw.filters)
+    logits = None
+    if want_logits or filtered:
+        logits = torch.empty(rows, vocab, dtype=weight_VE.dtype, device=device)
+    if rows == 0:
+        nobody = torch.empty(2, 0, dtype=torch.float32, device=device)
+        drawn = None if draw is None else Sample(torch.empty(0, dtype=torch.int64, device=device), *nobody.unbind(0))
+        return LmHead(Results.empty(0, device).view(), drawn, logits)
+    statistics, drawn = product_statistics(
+        hidden_BE, weight_VE, norm=norm, ids_B=ids_B, draw=None if filtered else draw, logits_BV=logits,
+        blocks=config or config_for("lm_head", (vocab, size), device, CONFIG), block_rows=MAX_ROWS,
+    )  # fmt: skip
+    if filtered:
+        assert draw is not None and logits is not None
+        drawn = sample(
+            logits, *draw[:3], top_k_B=draw.filters.top_k, top_p_B=draw.filters.top_p, min_p_B=draw.filters.min_p,
+            stream=draw.stream, statistics=statistics,
+        )  # fmt: skip
+    return LmHead(statistics, drawn, logits if want_logits else None)
+
+
+def product_case(
+    name: str, size: int, vocab: int, rows: int, dtype: torch.dtype, block_rows: int, blocks: Mapping[str, int],
+    *, norm: bool, draw: bool, count: int,
+) -> CompileCase:  # fmt: skip
+    """`_lm_head_kernel` as `product_statistics` launches it, with given ids and without logits."""
+    f32, i32, i64 = torch.float32, torch.int32, torch.int64
+    signature = signature_of(
+        hidden=dtype, norm=dtype if norm else None, weight=dtype, logits=None, ids=i64, givens=f32, parts=f32,
+        part_ids=i32, temperature=f32 if draw else None, keys=i64 if draw else None, positions=i64 if draw else None,
+        draws=f32 if draw else None, draw_ids=i32 if draw else None, eps=1e-5, hidden_stride=size,
+        weight_stride=size, logits_stride=0, B=rows, V=vocab, tiles=8, PARTS=count,
+    )  # fmt: skip
+    constexprs = {"STREAM": STREAM_SAMPLE, "E": size, "BLOCK_V": blocks["BLOCK_V"], "BLOCK_K": blocks["BLOCK_K"], "BLOCK_B": block_rows}
+    return CompileCase(name, _lm_head_kernel, signature, constexprs, blocks["num_warps"], blocks["num_stages"])
+
+
+def compile_cases() -> Iterator[CompileCase]:
+    """The kernels of this file at every model's output matrix."""
+    f32, i32, i64 = torch.float32, torch.int32, torch.int64
+    count = 396
+    for shape in LLAMA_SHAPES:
+        for dtype in FLOATS[:2]:
+            for rows, draw in ((1, True), (16, True), (16, False)):
+                kind = "with draw" if draw else "statistics"
+                name = f"lm_head {shape.name} [{rows}, {shape.hidden}] {dtype}, {kind}".replace("torch.", "")
+                yield product_case(
+                    name, shape.hidden, shape.vocab, rows, dtype, MAX_ROWS, CONFIG, norm=True, draw=draw, count=count
+                )
+    signature = signature_of(
+        parts=f32, part_ids=i32, ids=i64, givens=f32, floats=f32, top1=i64, error=i32, temperature=f32, draws=f32,
+        draw_ids=i32, drawn=i64, logprobs=f32, B=1, V=LLAMA_SHAPES[0].vocab, PARTS=count,
+    )  # fmt: skip
+    constexprs = {"BLOCK": triton.next_power_of_2(count)}
+    yield CompileCase("lm_head finish with draw", _lm_head_finish_kernel, signature, constexprs, 4, 1)
+    yield merge_case("lm_head finish, statistics", 1, LLAMA_SHAPES[0].vocab, count, f32, False)

@@ -258,8 +258,8 @@ def _search_kernel(
 @triton.jit
 def _draw_kernel(
     logits, temperature, top_logit, keys, positions, min_p, limit, prefix, above, target, counts, masses,
-    best_values, best_ids, kept_masses, stream, row_stride, B, V, chunk, SPLITS,
-    BY_MASS: tl.constexpr, LEVELS: tl.constexpr, BITS: tl.constexpr,
+    best_values, best_ids, kept_masses, row_stride, B, V, chunk, SPLITS,
+    STREAM: tl.constexpr, BY_MASS: tl.constexpr, LEVELS: tl.constexpr, BITS: tl.constexpr,
     BLOCK: tl.constexpr, SPLIT_BLOCK: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
     """The best kept token of a piece of a row, and the mass of what is kept; ``prefix`` is the last search or None."""
@@ -307,7 +307,7 @@ def _draw_kernel(
                 keep = keep & (key >= threshold)
         if min_p is not None:
             keep = keep & (w >= least)
-        value = score + loudness * row_noise(tile, position, stream.to(tl.uint32), key0, key1, BLOCK)
+        value = score + loudness * row_noise(tile, position, STREAM, key0, key1, BLOCK)
         value = tl.where(keep, value, float("-inf"))
         mass += tl.where(keep, w, 0.0)
         better = value > best
@@ -480,7 +480,7 @@ def sample(
     best_ids = torch.empty(rows, splits, dtype=torch.int32, device=device)
     _draw_kernel[(rows, splits)](
         logits_BV, temperature_B, statistics.top_logit, keys_B2, positions_B, min_p_B, limit, *(search or (None,) * 5),
-        best[0], best_ids, best[1], stream, *shape, BY_MASS=by_mass, BLOCK=block, **constants, **launch,
+        best[0], best_ids, best[1], *shape, STREAM=stream, BY_MASS=by_mass, BLOCK=block, **constants, **launch,
     )  # fmt: skip
     _finish_kernel[(rows,)](
         logits_BV, temperature_B, statistics.top_logit, statistics.top_prob, statistics.error,
@@ -521,10 +521,10 @@ def compile_cases() -> Iterator[CompileCase]:
                 signature = signature_of(
                     logits=dtype, temperature=f32, top_logit=f32, keys=i64, positions=i64,
                     min_p=f32 if filtered else None, limit=f32 if filtered else None,
-                    **(state if filtered else nothing), best_values=f32, best_ids=i32, kept_masses=f32, stream=2,
+                    **(state if filtered else nothing), best_values=f32, best_ids=i32, kept_masses=f32,
                     **shape, SPLITS=splits,
                 )  # fmt: skip
-                constexprs = {"BY_MASS": filtered, "LEVELS": levels, "BITS": bits, "BLOCK": block, **sizes}
+                constexprs = {"STREAM": STREAM_SAMPLE, "BY_MASS": filtered, "LEVELS": levels, "BITS": bits, "BLOCK": block, **sizes}
                 draw = f"draw {'filtered ' if filtered else ''}{name}"
                 yield CompileCase(draw, _draw_kernel, signature, constexprs, warps, 1)
         signature = signature_of(

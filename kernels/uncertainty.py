@@ -151,7 +151,7 @@ def merge_many(m, s, mean, spread):
 
 @triton.jit
 def store_row(floats, top1, error, row, B, V, m, s, mean, spread, second, top_id, given, given_id):
-    """Write a row's results from the part that covers all of it; `given` is the logit of `given_id`."""
+    """Write a row's results from the part that covers all of it; `given` is the logit of `given_id`. Gives its error."""
     code = tl.where(s != s, 1, tl.where(m == float("inf"), 3, tl.where(m == float("-inf"), 2, 0)))
     nan = float("nan")
     fine = code == 0
@@ -171,18 +171,18 @@ def store_row(floats, top1, error, row, B, V, m, s, mean, spread, second, top_id
     tl.store(floats + 7 * B, tl.where(known, (given - pivot) - log_s, nan))
     tl.store(top1 + row, tl.where(fine, top_id, -1).to(tl.int64))
     tl.store(error + row, code)
+    return code
 
 
 @triton.jit
-def store_part(parts, part_ids, row, part, B, PARTS, m, s, mean, spread, second, top_id):
-    """Write one part of a row; `merge_kernel` reads it. ``parts`` is [PART_FLOATS, B, PARTS], ``part_ids`` [B, PARTS]."""
-    line = row.to(tl.int64)  # B and PARTS may be constants
-    tl.store(parts + line * PARTS + part, m)
-    tl.store(parts + (line + B) * PARTS + part, s)
-    tl.store(parts + (line + 2 * B) * PARTS + part, mean)
-    tl.store(parts + (line + 3 * B) * PARTS + part, spread)
-    tl.store(parts + (line + 4 * B) * PARTS + part, second)
-    tl.store(part_ids + line * PARTS + part, top_id)
+def store_part(parts, part_ids, line, live, part, B, PARTS, m, s, mean, spread, second, top_id):
+    """Write one part of the live rows among `line` (int64, one row or a block of them), for `load_merged` to read."""
+    tl.store(parts + line * PARTS + part, m, mask=live)
+    tl.store(parts + (line + B) * PARTS + part, s, mask=live)
+    tl.store(parts + (line + 2 * B) * PARTS + part, mean, mask=live)
+    tl.store(parts + (line + 3 * B) * PARTS + part, spread, mask=live)
+    tl.store(parts + (line + 4 * B) * PARTS + part, second, mask=live)
+    tl.store(part_ids + line * PARTS + part, top_id, mask=live)
 
 
 @triton.jit
@@ -243,14 +243,16 @@ def _uncertainty_kernel(
             floats, top1, error, row, B, V, top, total, mean_all, spread_all, runner_up, top_id, given, given_id
         )
     else:
+        line_number = row.to(tl.int64)
         store_part(
-            parts, part_ids, row, split, B, SPLITS, top, total, mean_all, spread_all, runner_up, top_id
-        )
+            parts, part_ids, line_number, row >= 0, split, B, SPLITS,
+            top, total, mean_all, spread_all, runner_up, top_id,
+        )  # fmt: skip
 
 
 @triton.jit
 def load_merged(parts, part_ids, row, B, PARTS, BLOCK: tl.constexpr):
-    """Merge a row's parts into one: m, s, mean, spread, second, top_id."""
+    """Merge a row's parts into one: m, s, mean, spread, second, top_id. See `Parts` for the layout."""
     part = tl.arange(0, BLOCK)
     mask = part < PARTS
     line = row.to(tl.int64)

@@ -404,6 +404,27 @@ def test_eval_as_json_is_json_alone(cli: Callable[..., Outcome], tmp_path: Path)
     assert arm["correct"] + arm["unparsed"] + arm["truncated"] + arm["failed"] <= 4
 
 
+def test_eval_shows_every_text_where_asked(cli: Callable[..., Outcome], tmp_path: Path) -> None:
+    """The first experiments' command had --verbose too; the texts stand before the table, each under its run."""
+    grid = (
+        "eval",
+        "--dataset",
+        "arith",
+        "--num-samples",
+        "2",
+        "--c",
+        "2",
+        "--trigger",
+        "at(0)",
+        "--max-new-tokens",
+        "20",
+    )
+    code, out, _ = cli(*grid, "--verbose", "--output-file", str(tmp_path / "r.jsonl"))
+    assert code == 0
+    assert out.count("c=2 k=10 at(0) before seed=0, arith-0-") == 2
+    assert out.count("⟦") == 2
+
+
 def test_eval_without_an_oracle_measures_the_base(cli: Callable[..., Outcome], tmp_path: Path) -> None:
     """Asking for consults without an oracle must be refused before 400 runs have failed one by one."""
     file = ("--output-file", str(tmp_path / "r.jsonl"))

@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from dodona.eval.commands.options import (
     whole,
 )
 from dodona.eval.run import Experiment, Run, default_path
+from dodona.eval.show import COLOR_CHOICES, marked, marks_for
 from dodona.eval.summary import errors, summarise, table_lines
 from dodona.eval.tasks import TASKS
 
@@ -78,11 +80,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="records (default: runs/DATASET-BASE-ORACLE.jsonl, with the models' names)",
     )
     output.add_argument("--stats-file", metavar="FILE", help="also write the table to this file, as JSON")
+    output.add_argument("--verbose", action="store_true", help="print every text, with who wrote what")
+    output.add_argument("--color", choices=COLOR_CHOICES, default="auto", help="(default: auto, on a terminal)")
     output.add_argument("--json", action="store_true", help="print the table as JSON, and no progress")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the grid and print the table."""
+    experiment = experiment_of(args)
+    marks = marks_for(sys.stdout, args.color) if args.verbose and not args.json else None
+    with ExitStack() as files:
+        stats_file = _writable(args.stats_file) if args.stats_file else None
+        # Before the models are loaded, where its name does not depend on them.
+        file = files.enter_context(RecordFile(args.output_file)) if args.output_file else None
+        engine = make_engine(args)
+        file = file or files.enter_context(RecordFile(default_path(experiment, engine)))
+        job = Run(engine, experiment, file)
+        before, tokens, started = len(job.rows), 0, time.perf_counter()
+        if not args.json:
+            print(_announcement(job, before), file=sys.stderr)
+        try:
+            with progress_bar(experiment.size, before, args.dataset, hidden=args.json) as bar:
+                for done in job.finish():
+                    tokens += done.row.tokens
+                    if marks is not None:
+                        bar.write(f"{done.row.arm}, {done.row.problem_id}: {done.row.outcome}", file=sys.stdout)
+                        bar.write(marked(done.result.segments, marks) + "\n", file=sys.stdout)
+                    bar.update()
+        except KeyboardInterrupt:
+            kept = sum(1 for _ in file.read()) - 1  # less the header
+            print(f"stopped: {kept} records kept in {file.path}; the same command goes on", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        seconds = time.perf_counter() - started
+    summaries = summarise(experiment.arms, experiment.problems, job.rows.values())
+    report = {
+        "config": experiment.config(engine),
+        "records": str(file.path),
+        "problems": len(experiment.problems),
+        "arms": [summary.as_dict() for summary in summaries],
+        "errors": errors(job.rows.values()),
+        "run": {
+            "runs": len(job.rows) - before,
+            "runs_before": before,
+            "tokens": tokens,
+            "seconds": round(seconds, 3),
+            "tokens_per_second": round(tokens / seconds, 1),
+        },
+    }
+    if stats_file is not None:
+        stats_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if args.json:
+        print(json.dumps(report))
+        return 0
+    print("\n".join(table_lines(summaries)))
+    for reason, count in errors(job.rows.values()).items():
+        print(f"\n{count} runs failed: {reason}")
+    if len(job.rows) > before:
+        print(f"\n{tokens} tokens in {seconds:.1f} s: {tokens / seconds:.0f} tokens/s over all runs of this command")
+    else:
+        print("\nnothing was left to run")
+    return 0
+
+
+def experiment_of(args: argparse.Namespace) -> Experiment:
+    """The experiment that the options describe; what is wrong with it is known before a model is loaded.
+
+    Raises:
+        DodonaError: an option out of range, or no data set.
+    """
     if args.dataset is None:
         raise DodonaError(f"--dataset says which problems to solve: {', '.join(sorted(TASKS))}")
     default = Request(prompt="")
@@ -96,59 +161,13 @@ def run(args: argparse.Namespace) -> int:
         _flat(args.when, [default.when]),
         _flat(args.seed, [default.seed]),
     )
-    experiment = Experiment(task, problems, arms, request_options(args, without=PER_RUN))
-    stats_file = _writable(args.stats_file) if args.stats_file else None
-    named = RecordFile(args.output_file) if args.output_file else None  # before the models are loaded, where it can be
-    engine = make_engine(args)
-    with named or RecordFile(default_path(experiment, engine)) as file:
-        job = Run(engine, experiment, file)
-        before = len(job.rows)
-        if not args.json:
-            there = f", {before} of them there already" if before else ""
-            print(
-                f"{len(arms)} arms x {len(problems)} problems = {experiment.size} runs{there}; records: {file.path}",
-                file=sys.stderr,
-            )
-        started, tokens = time.perf_counter(), 0
-        try:
-            with progress_bar(experiment.size, before, args.dataset, hidden=args.json) as bar:
-                for row in job.finish():
-                    tokens += row.tokens
-                    bar.update()
-        except KeyboardInterrupt:
-            kept = sum(1 for _ in file.read()) - 1  # less the header
-            print(f"stopped: {kept} records kept in {file.path}; the same command goes on", file=sys.stderr)
-            return EXIT_INTERRUPTED
-        seconds = time.perf_counter() - started
-    summaries = summarise(arms, problems, job.rows.values())
-    run_facts = {
-        "runs": len(job.rows) - before,
-        "runs_before": before,
-        "tokens": tokens,
-        "seconds": round(seconds, 3),
-        "tokens_per_second": round(tokens / seconds, 1) if tokens else None,
-    }
-    report = {
-        "config": experiment.config(engine),
-        "records": str(file.path),
-        "problems": len(problems),
-        "arms": [summary.as_dict() for summary in summaries],
-        "errors": errors(job.rows.values()),
-        "run": run_facts,
-    }
-    if stats_file is not None:
-        stats_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    if args.json:
-        print(json.dumps(report))
-        return 0
-    print("\n".join(table_lines(summaries)))
-    for reason, count in errors(job.rows.values()).items():
-        print(f"\n{count} runs failed: {reason}")
-    if tokens:
-        print(f"\n{tokens} tokens in {seconds:.1f} s: {tokens / seconds:.0f} tokens/s over all runs of this command")
-    else:
-        print("\nnothing was left to run")
-    return 0
+    return Experiment(task, problems, arms, request_options(args, without=PER_RUN))
+
+
+def _announcement(job: Run, before: int) -> str:
+    arms, problems = len(job.experiment.arms), len(job.experiment.problems)
+    there = f", {before} of them there already" if before else ""
+    return f"{arms} arms x {problems} problems = {job.experiment.size} runs{there}; records: {job.file.path}"
 
 
 def progress_bar(total: int, done: int, label: str, *, hidden: bool) -> Any:

@@ -159,7 +159,8 @@ def test_the_same_command_does_only_what_is_left(engine: Engine, tmp_path: Path)
         job = Run(engine, experiment, file)
         assert job.left == experiment.size - 5
         rest = list(job.finish())
-    assert len(first + rest) == len({(row.arm, row.problem_id) for row in first + rest}) == experiment.size
+    rows = [done.row for done in first + rest]
+    assert len(rows) == len({(row.arm, row.problem_id) for row in rows}) == experiment.size
     assert run(engine, experiment, path).left == 0
     assert sum(1 for _ in read_records(path)) == 1 + experiment.size
 

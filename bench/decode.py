@@ -2,7 +2,7 @@
 
     python -m dodona.bench.decode [--parts base,guided,batch] [--threads N] [--out FILE]
 
-Parts: ``base`` is SmolLM2 alone against transformers' ``generate`` (float32 and bfloat16, the same dequantised weights);
+Parts: ``base`` is SmolLM2 alone against transformers' ``generate`` (float32 and bfloat16, equal dequantised weights);
 ``guided`` is guided decoding against the naive loop that runs both models over the whole prefix at every token;
 ``batch`` is guided throughput of many sequences against one, on the embedded pair and on SmolLM2, with the host's share
 of a tick. Greedy equality of the tokens is asserted where it is due (float32), the token count everywhere.

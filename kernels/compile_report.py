@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from dodona.kernels.launch import CompileCase, interpreting
 
-MODULES = ("uncertainty", "sample", "lm_head")
+MODULES = ("uncertainty", "sample", "lm_head", "pair")
 CAPABILITIES = (80, 90, 100)
 
 

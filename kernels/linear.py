@@ -38,11 +38,12 @@ from dodona.kernels.mlp import silu, silu_mul_reference
 from dodona.kernels.norm import Norm, rms_norm_reference
 from dodona.kernels.stream import (
     MAX_ROWS,
-    MAX_SPLITS,
     add_sums,
     default_config,
+    first_tile,
     keep_sums,
     padded_rows,
+    row_starts,
     shares,
     stream_sums,
 )
@@ -79,22 +80,28 @@ def weight_row(r, N: tl.constexpr, SILU_MUL: tl.constexpr):
 
 
 @triton.jit
+def output_places(m, live_m, residual_ptr, stride_rm, N: tl.constexpr, WIDTH: tl.constexpr):
+    """Outputs n of the program, which of them are live, and their residual (0 where there is none)."""
+    n = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)[None, :]
+    live = live_m & (n < N)
+    residual = tl.zeros([1, 1], tl.float32)
+    if residual_ptr is not None:
+        residual = tl.load(residual_ptr + m * stride_rm + n, mask=live, other=0.0).to(tl.float32)
+    return n, live, residual
+
+
+@triton.jit
 def finish(
-    z, m, live_m, r, bias_ptr, residual_ptr, stride_rm, y_ptr,
-    N: tl.constexpr, SILU_MUL: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
+    z, residual, m, n, live, r, bias_ptr, y_ptr, N: tl.constexpr, SILU_MUL: tl.constexpr, ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Bias, SiLU-mul and residual of finished sums ``z [ROWS, BLOCK_N]``, and their store."""
+    """Bias, SiLU-mul and residual of finished sums ``z``, ``[ROWS, WIDTH]`` or twice as wide, and their store."""
     if bias_ptr is not None:
         z += tl.load(bias_ptr + weight_row(r, N, SILU_MUL)).to(tl.float32)[None, :]
-    WIDTH: tl.constexpr = BLOCK_N // 2 if SILU_MUL else BLOCK_N
     if SILU_MUL:
         gate, up = tl.split(tl.reshape(z, [ROWS, WIDTH, 2]))
         z = silu(gate) * up
-    n = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)[None, :]
-    live = live_m & (n < N)
-    if residual_ptr is not None:
-        z += tl.load(residual_ptr + m * stride_rm + n, mask=live, other=0.0).to(tl.float32)
-    tl.store(y_ptr + m * N + n, z.to(y_ptr.dtype.element_ty), mask=live)
+    tl.store(y_ptr + m * N + n, (z + residual).to(y_ptr.dtype.element_ty), mask=live)
 
 
 @triton.jit
@@ -104,18 +111,25 @@ def _linear_kernel(
     N: tl.constexpr, K: tl.constexpr, SILU_MUL: tl.constexpr, SPLITS: tl.constexpr, TILES: tl.constexpr,
     ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
+    WIDTH: tl.constexpr = BLOCK_N // 2 if SILU_MUL else BLOCK_N
+    split = tl.program_id(1)
+    m = tl.arange(0, ROWS)[:, None]
     r = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    w_at = row_starts(weight_ptr, weight_row(r, N, SILU_MUL), stride_wn, ROWS)
+    w = first_tile(w_at, split, K, SPLITS, TILES, ROWS, BLOCK_K, USE_PDL)
+    wait_for_producers(USE_PDL)
+    let_dependents_start(USE_PDL)
+    if SPLITS == 1:  # asked for now, so that it is there when the sums are
+        n, live, residual = output_places(m, m < M, residual_ptr, stride_rm, N, WIDTH)
     z, squares = stream_sums(
-        x_ptr, weight_ptr, norm_ptr, M, stride_xm, stride_wn, weight_row(r, N, SILU_MUL), tl.program_id(1),
-        K, SPLITS, TILES, ROWS, BLOCK_N, BLOCK_K, USE_PDL,
-    )  # fmt: skip
-    if SPLITS > 1:
-        keep_sums(z, squares, r, tl.program_id(1), M, part_ptr, square_ptr, 2 * N if SILU_MUL else N, ROWS)
-    else:
+        w, w_at, x_ptr, norm_ptr, M, stride_xm, split, K, SPLITS, TILES, ROWS, BLOCK_N, BLOCK_K, USE_PDL
+    )
+    if SPLITS == 1:
         if norm_ptr is not None:
             z *= tl.rsqrt(squares / K + eps)
-        m = tl.arange(0, ROWS)[:, None]
-        finish(z, m, m < M, r, bias_ptr, residual_ptr, stride_rm, y_ptr, N, SILU_MUL, ROWS, BLOCK_N)
+        finish(z, residual, m, n, live, r, bias_ptr, y_ptr, N, SILU_MUL, ROWS, WIDTH)
+    else:
+        keep_sums(z, squares, r, split, M, part_ptr, square_ptr, 2 * N if SILU_MUL else N, ROWS)
 
 
 @triton.jit
@@ -128,8 +142,10 @@ def _reduce_kernel(
     let_dependents_start(USE_PDL)
     m = tl.program_id(1) + tl.zeros([1, 1], tl.int32)
     r = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    WIDTH: tl.constexpr = BLOCK_N // 2 if SILU_MUL else BLOCK_N
+    n, live, residual = output_places(m, m < M, residual_ptr, stride_rm, N, WIDTH)
     z = add_sums(part_ptr, square_ptr, m, r, M, eps, K, 2 * N if SILU_MUL else N, SPLITS, BLOCK_N)
-    finish(z, m, m < M, r, bias_ptr, residual_ptr, stride_rm, y_ptr, N, SILU_MUL, 1, BLOCK_N)
+    finish(z, residual, m, n, live, r, bias_ptr, y_ptr, N, SILU_MUL, 1, WIDTH)
 
 
 def linear(

@@ -34,14 +34,13 @@ from dodona.kernels.launch import (
     check_device,
     config_for,
     let_dependents_start,
-    num_sms,
     pdl_options,
     pdl_supported,
     signature_of,
     wait_for_producers,
 )
 from dodona.kernels.norm import Norm, rms_norm_reference
-from dodona.kernels.portable import dot, loop_bound
+from dodona.kernels.portable import dot
 from dodona.kernels.sample import (
     STREAM_SAMPLE,
     Filters,
@@ -61,7 +60,6 @@ from dodona.kernels.uncertainty import (
     load_merged,
     merge,
     merge_case,
-    merge_two,
     store_part,
     store_row,
     uncertainty_reference,
@@ -69,7 +67,7 @@ from dodona.kernels.uncertainty import (
 
 MAX_ROWS = 16
 
-CONFIG = {"BLOCK_V": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 4, "programs_per_sm": 3}
+CONFIG = {"BLOCK_V": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 4}
 
 
 class LmHead(NamedTuple):
@@ -166,88 +164,60 @@ def tile_statistics(x, token):
 def _lm_head_kernel(
     hidden, norm, weight, logits, ids, givens, parts, part_ids,
     temperature, keys, positions, draws, draw_ids,
-    eps, hidden_stride, weight_stride, logits_stride, B, V, tiles, PARTS,
+    eps, hidden_stride, weight_stride, logits_stride, B, V, PARTS,
     STREAM: tl.constexpr, E: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_B: tl.constexpr,
     USE_PDL: tl.constexpr,
 ):  # fmt: skip
-    part = tl.program_id(0)
+    part = tl.program_id(1)
     no_id: tl.constexpr = 2**31 - 1
-    first_tile = part * tiles
-    stop_tile = tl.minimum(first_tile + tiles, tl.cdiv(V, BLOCK_V))
+    token = part * BLOCK_V + tl.arange(0, BLOCK_V)
+    inside = token < V
     if USE_PDL:  # nobody writes weights: the first of them may come before the wait
-        early = first_tile * BLOCK_V + tl.arange(0, BLOCK_V)
-        early = tl.minimum(early, V - 1).to(tl.int64)[:, None] * weight_stride
+        early = tl.minimum(token, V - 1).to(tl.int64)[:, None] * weight_stride
         LINE: tl.constexpr = 1024 // weight.dtype.element_ty.primitive_bitwidth  # elements of 128 bytes
         prefetch(weight + early + (tl.arange(0, 8) * LINE % E)[None, :])
     wait_for_producers(USE_PDL)
     let_dependents_start(USE_PDL)
-    column = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
+    column = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
     live = column < B
     row = column.to(tl.int64)
     scale = tl.full([BLOCK_B], 1.0, tl.float32)
     if norm is not None:
         scale = tl.rsqrt(mean_square(hidden, row, live, hidden_stride, E, BLOCK_K, BLOCK_B) + eps)
+    x = product_tile(
+        hidden, norm, weight, row, live, token, inside, scale, hidden_stride, weight_stride, E, BLOCK_V, BLOCK_K, BLOCK_B
+    )
+    if logits is not None:
+        at = logits + row[None, :] * logits_stride + token[:, None]
+        tl.store(at, x.to(logits.dtype.element_ty), mask=inside[:, None] & live[None, :])
     if ids is not None:
         given_id = tl.load(ids + row, mask=live, other=-1).to(tl.int32)
+        here = (token[:, None] == given_id[None, :]) & inside[:, None]
+        found = tl.sum(tl.where(here, x, 0.0), 0)
+        tl.store(givens + row, found, mask=live & (tl.sum(here.to(tl.int32), 0) > 0))
+    m, s, mean, spread, second, top_id = tile_statistics(x, token)
+    store_part(parts, part_ids, row, live, part, B, PARTS, m, s, mean, spread, second, top_id)
     if temperature is not None:
         t = tl.load(temperature + row, mask=live, other=0.0)
         greedy = t == 0
         t = tl.where(greedy, 1.0, t)
-        inverse_t = 1.0 / t
-        loudness = tl.where(greedy, 0.0, 1.0)
         key0 = tl.load(keys + 2 * row, mask=live, other=0).to(tl.uint32)
         key1 = tl.load(keys + 2 * row + 1, mask=live, other=0).to(tl.uint32)
         position = tl.load(positions + row, mask=live, other=0).to(tl.uint32)
-        best = tl.full([BLOCK_B], float("-inf"), tl.float32)
-        best_id = tl.full([BLOCK_B], no_id, tl.int32)
-        best_x = tl.full([BLOCK_B], float("-inf"), tl.float32)
-        mass = tl.zeros([BLOCK_B], tl.float32)
-    m = tl.full([BLOCK_B], float("-inf"), tl.float32)
-    s = tl.zeros([BLOCK_B], tl.float32)
-    mean = tl.zeros([BLOCK_B], tl.float32)
-    spread = tl.zeros([BLOCK_B], tl.float32)
-    second = tl.full([BLOCK_B], float("-inf"), tl.float32)
-    top_id = tl.full([BLOCK_B], no_id, tl.int32)
-    for tile in range(loop_bound(first_tile), loop_bound(stop_tile)):
-        token = tile * BLOCK_V + tl.arange(0, BLOCK_V)
-        inside = token < V
-        x = product_tile(
-            hidden, norm, weight, row, live, token, inside, scale, hidden_stride, weight_stride,
-            E, BLOCK_V, BLOCK_K, BLOCK_B,
-        )  # fmt: skip
-        if logits is not None:
-            at = logits + row[None, :] * logits_stride + token[:, None]
-            tl.store(at, x.to(logits.dtype.element_ty), mask=inside[:, None] & live[None, :])
-        if ids is not None:
-            here = token[:, None] == given_id[None, :]
-            found = tl.sum(tl.where(here, x, 0.0), 0)
-            tl.store(givens + row, found, mask=live & (tl.sum((here & inside[:, None]).to(tl.int32), 0) > 0))
-        tile_m, tile_s, tile_mean, tile_spread, tile_second, tile_id = tile_statistics(x, token)
-        if temperature is not None:
-            word0, word1, word2, word3 = philox_words(
-                (token // 4).to(tl.uint32)[:, None], position[None, :], STREAM, key0[None, :], key1[None, :]
-            )
-            lane = (token % 4)[:, None]
-            word = tl.where(lane < 2, tl.where(lane == 0, word0, word1), tl.where(lane == 2, word2, word3))
-            value = tl.where(x == float("-inf"), x, tl.div_rn(x, t[None, :]) + loudness[None, :] * gumbel(word))
-            tile_best = tl.max(value, 0)
-            tile_best_id = tl.min(tl.where(value == tile_best[None, :], token[:, None], no_id), 0)
-            tile_best_x = tl.max(tl.where(token[:, None] == tile_best_id[None, :], x, float("-inf")), 0)
-            better = tile_best > best
-            best = tl.where(better, tile_best, best)
-            best_id = tl.where(better, tile_best_id, best_id)
-            best_x = tl.where(better, tile_best_x, best_x)
-            pivot = finite_or_zero(tl.maximum(m, tile_m))
-            weights = tl.exp(tl.maximum((x - pivot[None, :]) * inverse_t[None, :], -200.0))
-            mass = mass * tl.exp(tl.maximum((m - pivot) * inverse_t, -200.0)) + tl.sum(weights, 0)
-        second = tl.maximum(tl.maximum(second, tile_second), tl.minimum(m, tile_m))
-        top_id = tl.where(tile_m > m, tile_id, top_id)
-        m, s, mean, spread = merge_two(m, s, mean, spread, tile_m, tile_s, tile_mean, tile_spread)
-    store_part(parts, part_ids, row, live, part, B, PARTS, m, s, mean, spread, second, top_id)
-    if temperature is not None:
+        word0, word1, word2, word3 = philox_words(
+            (token // 4).to(tl.uint32)[:, None], position[None, :], STREAM, key0[None, :], key1[None, :]
+        )
+        lane = (token % 4)[:, None]
+        word = tl.where(lane < 2, tl.where(lane == 0, word0, word1), tl.where(lane == 2, word2, word3))
+        noise = tl.where(greedy[None, :], 0.0, gumbel(word))
+        value = tl.div_rn(x, t[None, :]) + noise
+        best = tl.max(value, 0)
+        best_id = tl.min(tl.where(value == best[None, :], token[:, None], no_id), 0)
+        best_x = tl.max(tl.where(token[:, None] == best_id[None, :], x, float("-inf")), 0)
+        weights = tl.exp(tl.maximum((x - finite_or_zero(m)[None, :]) * (1.0 / t)[None, :], -200.0))
         tl.store(draws + row * PARTS + part, best, mask=live)
         tl.store(draws + (row + B) * PARTS + part, best_x, mask=live)
-        tl.store(draws + (row + 2 * B) * PARTS + part, mass, mask=live)
+        tl.store(draws + (row + 2 * B) * PARTS + part, tl.sum(weights, 0), mask=live)
         tl.store(draw_ids + row * PARTS + part, best_id, mask=live)
 
 
@@ -287,13 +257,6 @@ class _DrawParts(NamedTuple):
     ids: Tensor  # [B, parts] int32
 
 
-def count_parts(vocab: int, blocks: Mapping[str, int], device: torch.device) -> tuple[int, int]:
-    """Programs over the vocabulary and tiles of each."""
-    tiles = triton.cdiv(vocab, blocks["BLOCK_V"])
-    each = triton.cdiv(tiles, min(tiles, num_sms(device) * blocks["programs_per_sm"]))
-    return triton.cdiv(tiles, each), each
-
-
 def check_product(name: str, hidden_BE: Tensor, weight_VE: Tensor, norm: Norm | None = None) -> tuple[int, int, int]:
     """Rows, vocabulary and hidden size of hidden states, output matrix and norm that fit together.
 
@@ -306,8 +269,8 @@ def check_product(name: str, hidden_BE: Tensor, weight_VE: Tensor, norm: Norm | 
     vocab = weight_VE.shape[0]
     if norm is not None:
         check_float(f"{name}norm", norm.weight_E, (size,), like=hidden_BE)
-    if not 0 < vocab < 2**30 or size < 1:
-        raise ValueError(f"{name}weight must have 1 to 2^30 - 1 rows and a column, not {tuple(weight_VE.shape)}")
+    if not 0 < vocab < 2**22 or size < 1:
+        raise ValueError(f"{name}weight must have 1 to 2^22 - 1 rows and a column, not {tuple(weight_VE.shape)}")
     return rows, vocab, size
 
 
@@ -317,17 +280,20 @@ def product_statistics(
     *,
     norm: Norm | None,
     ids_B: Tensor | None,
+    givens_B: Tensor | None,
     draw: Draw | None,
     logits_BV: Tensor | None,
     blocks: Mapping[str, int],
     block_rows: int,
 ) -> tuple[Uncertainty, Sample | None]:
-    """Launch the product and the merge of its parts; arguments have been checked, and there is a row."""
+    """Launch the product and the merge of its parts; arguments have been checked, and there is a row.
+
+    The logits of the given ids are written to ``givens_B`` ``[B]`` float32.
+    """
     rows, size = hidden_BE.shape
     vocab, device = weight_VE.shape[0], hidden_BE.device
-    count, tiles = count_parts(vocab, blocks, device)
+    count = triton.cdiv(vocab, blocks["BLOCK_V"])
     results, parts = Results.empty(rows, device), Parts.empty(rows, count, device)
-    givens = None if ids_B is None else torch.empty(rows, dtype=torch.float32, device=device)
     draw_parts = None
     if draw is not None:
         draw_parts = _DrawParts(
@@ -336,23 +302,23 @@ def product_statistics(
         )
     use_pdl = pdl_supported(device)
     launch = {"USE_PDL": use_pdl, **pdl_options(use_pdl)}
-    _lm_head_kernel[(count, triton.cdiv(rows, block_rows))](
-        hidden_BE, None if norm is None else norm.weight_E, weight_VE, logits_BV, ids_B, givens, *parts,
+    _lm_head_kernel[(triton.cdiv(rows, block_rows), count)](
+        hidden_BE, None if norm is None else norm.weight_E, weight_VE, logits_BV, ids_B, givens_B, *parts,
         *(draw[:3] if draw else (None,) * 3), *(draw_parts or (None, None)),
         0.0 if norm is None else norm.eps,
         hidden_BE.stride(0), weight_VE.stride(0), 0 if logits_BV is None else logits_BV.stride(0),
-        rows, vocab, tiles, count,
+        rows, vocab, count,
         STREAM=draw.stream if draw else 0, E=size, BLOCK_V=blocks["BLOCK_V"], BLOCK_K=blocks["BLOCK_K"], BLOCK_B=block_rows,
         num_warps=blocks["num_warps"], num_stages=blocks["num_stages"], **launch,
     )  # fmt: skip
     if draw is None:
-        merge(parts, results, vocab, ids_B, givens, 1, given_at_id=False)
+        merge(parts, results, vocab, ids_B, givens_B, 1, given_at_id=False)
         return results.view(), None
     assert draw_parts is not None
     ids = torch.empty(rows, dtype=torch.int64, device=device)
     logprobs = torch.empty(2, rows, dtype=torch.float32, device=device)
     _lm_head_finish_kernel[(rows,)](
-        *parts, ids_B, givens, *results, draw.temperature_B, *draw_parts, ids, logprobs, rows, vocab, count,
+        *parts, ids_B, givens_B, *results, draw.temperature_B, *draw_parts, ids, logprobs, rows, vocab, count,
         BLOCK=triton.next_power_of_2(count), num_warps=4, **launch,
     )  # fmt: skip
     return results.view(), Sample(ids, *logprobs.unbind(0))
@@ -406,8 +372,9 @@ def lm_head(
         nobody = torch.empty(2, 0, dtype=torch.float32, device=device)
         drawn = None if draw is None else Sample(torch.empty(0, dtype=torch.int64, device=device), *nobody.unbind(0))
         return LmHead(Results.empty(0, device).view(), drawn, logits)
+    givens = None if ids_B is None else torch.empty(rows, dtype=torch.float32, device=device)
     statistics, drawn = product_statistics(
-        hidden_BE, weight_VE, norm=norm, ids_B=ids_B, draw=None if filtered else draw, logits_BV=logits,
+        hidden_BE, weight_VE, norm=norm, ids_B=ids_B, givens_B=givens, draw=None if filtered else draw, logits_BV=logits,
         blocks=config or config_for("lm_head", (vocab, size), device, CONFIG), block_rows=MAX_ROWS,
     )  # fmt: skip
     if filtered:
@@ -429,7 +396,7 @@ def product_case(
         hidden=dtype, norm=dtype if norm else None, weight=dtype, logits=None, ids=i64, givens=f32, parts=f32,
         part_ids=i32, temperature=f32 if draw else None, keys=i64 if draw else None, positions=i64 if draw else None,
         draws=f32 if draw else None, draw_ids=i32 if draw else None, eps=1e-5, hidden_stride=size,
-        weight_stride=size, logits_stride=0, B=rows, V=vocab, tiles=8, PARTS=count,
+        weight_stride=size, logits_stride=0, B=rows, V=vocab, PARTS=count,
     )  # fmt: skip
     constexprs = {"STREAM": STREAM_SAMPLE, "E": size, "BLOCK_V": blocks["BLOCK_V"], "BLOCK_K": blocks["BLOCK_K"], "BLOCK_B": block_rows}
     return CompileCase(name, _lm_head_kernel, signature, constexprs, blocks["num_warps"], blocks["num_stages"])
@@ -438,7 +405,7 @@ def product_case(
 def compile_cases() -> Iterator[CompileCase]:
     """The kernels of this file at every model's output matrix."""
     f32, i32, i64 = torch.float32, torch.int32, torch.int64
-    count = 396
+    count = triton.cdiv(LLAMA_SHAPES[0].vocab, CONFIG["BLOCK_V"])
     for shape in LLAMA_SHAPES:
         for dtype in FLOATS[:2]:
             for rows, draw in ((1, True), (16, True), (16, False)):

@@ -68,9 +68,40 @@ def rope_append_reference(
 
 
 @triton.jit
-def rotate(x1, x2, cos1, cos2, sin1, sin2):
-    """Both halves of the rotated head from both halves of a head and of its tables' rows; float32."""
-    return x1 * cos1 + x2 * sin1, x2 * cos2 + x1 * sin2
+def place_of(position, slot, table_ptr, stride_table, stride_page, stride_place, PAGE_SIZE: tl.constexpr, live):
+    """Offset (int64) in k or v of a position of a slot; that of page 0 where the token is not live."""
+    page = tl.load(table_ptr + slot * stride_table + position // PAGE_SIZE, mask=live, other=0).to(tl.int64)
+    return page * stride_page + (position % PAGE_SIZE) * stride_place
+
+
+@triton.jit
+def rotate_and_store(
+    x1, x2, live, token, head, d, live_d, position, place, cos_ptr, sin_ptr, stride_rope_p,
+    q_ptr, k_ptr, v_ptr, stride_kv_head, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
+    """Rotate elements d and d + HALF of fused heads (q, then k, then v, which is not turned) and store them.
+
+    x1, x2 and `live` are tiles; token, head, d, live_d, position and place broadcast to them.
+    """
+    cos_at, sin_at = cos_ptr + position * stride_rope_p + d, sin_ptr + position * stride_rope_p + d
+    cos1 = tl.load(cos_at, mask=live_d, other=0.0).to(tl.float32)
+    cos2 = tl.load(cos_at + HALF, mask=live_d, other=0.0).to(tl.float32)
+    sin1 = tl.load(sin_at, mask=live_d, other=0.0).to(tl.float32)
+    sin2 = tl.load(sin_at + HALF, mask=live_d, other=0.0).to(tl.float32)
+    is_q = live & (head < HEADS)
+    is_k = live & (head >= HEADS) & (head < HEADS + KV_HEADS)
+    is_v = live & (head >= HEADS + KV_HEADS)
+    y1 = tl.where(is_v, x1, x1 * cos1 + x2 * sin1).to(q_ptr.dtype.element_ty)
+    y2 = tl.where(is_v, x2, x2 * cos2 + x1 * sin2).to(q_ptr.dtype.element_ty)
+    q_at = q_ptr + (token * HEADS + head) * (2 * HALF) + d
+    tl.store(q_at, y1, mask=is_q)
+    tl.store(q_at + HALF, y2, mask=is_q)
+    k_at = k_ptr + place + (head - HEADS) * stride_kv_head + d
+    tl.store(k_at, y1, mask=is_k)
+    tl.store(k_at + HALF, y2, mask=is_k)
+    v_at = v_ptr + place + (head - HEADS - KV_HEADS) * stride_kv_head + d
+    tl.store(v_at, y1, mask=is_v)
+    tl.store(v_at + HALF, y2, mask=is_v)
 
 
 @triton.jit
@@ -107,34 +138,14 @@ def _rope_append_kernel(
 
     position = tl.load(positions_ptr + token).to(tl.int64)
     slot = token if slots_ptr is None else tl.load(slots_ptr + token).to(tl.int64)
-    page = tl.load(table_ptr + slot * stride_table + position // PAGE_SIZE).to(tl.int64)
-    place = page * stride_page + (position % PAGE_SIZE) * stride_place
-
-    in_ptr = qkv_ptr + token * stride_qkv_t + head * (2 * HALF) + d
-    x1 = tl.load(in_ptr, mask=live, other=0.0).to(tl.float32)
-    x2 = tl.load(in_ptr + HALF, mask=live, other=0.0).to(tl.float32)
-    cos_at, sin_at = cos_ptr + position * stride_rope_p + d, sin_ptr + position * stride_rope_p + d
-    cos1 = tl.load(cos_at, mask=d < HALF, other=0.0).to(tl.float32)
-    cos2 = tl.load(cos_at + HALF, mask=d < HALF, other=0.0).to(tl.float32)
-    sin1 = tl.load(sin_at, mask=d < HALF, other=0.0).to(tl.float32)
-    sin2 = tl.load(sin_at + HALF, mask=d < HALF, other=0.0).to(tl.float32)
-    y1, y2 = rotate(x1, x2, cos1, cos2, sin1, sin2)
-    turned = live & (head < HEADS + KV_HEADS)
-    y1 = tl.where(turned, y1, x1).to(q_ptr.dtype.element_ty)
-    y2 = tl.where(turned, y2, x2).to(q_ptr.dtype.element_ty)
-
-    is_q = live & (head < HEADS)
-    q_at = q_ptr + (token * HEADS + head) * (2 * HALF) + d
-    tl.store(q_at, y1, mask=is_q)
-    tl.store(q_at + HALF, y2, mask=is_q)
-    is_k = turned & (head >= HEADS)
-    k_at = k_ptr + place + (head - HEADS) * stride_kv_head + d
-    tl.store(k_at, y1, mask=is_k)
-    tl.store(k_at + HALF, y2, mask=is_k)
-    is_v = live & (head >= HEADS + KV_HEADS)
-    v_at = v_ptr + place + (head - HEADS - KV_HEADS) * stride_kv_head + d
-    tl.store(v_at, y1, mask=is_v)
-    tl.store(v_at + HALF, y2, mask=is_v)
+    place = place_of(position, slot, table_ptr, stride_table, stride_page, stride_place, PAGE_SIZE, True)
+    at = qkv_ptr + token * stride_qkv_t + head * (2 * HALF) + d
+    x1 = tl.load(at, mask=live, other=0.0).to(tl.float32)
+    x2 = tl.load(at + HALF, mask=live, other=0.0).to(tl.float32)
+    rotate_and_store(
+        x1, x2, live, token, head, d, d < HALF, position, place, cos_ptr, sin_ptr, stride_rope_p,
+        q_ptr, k_ptr, v_ptr, stride_kv_head, HEADS, KV_HEADS, HALF,
+    )  # fmt: skip
 
 
 def rope_append(

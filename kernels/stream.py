@@ -1,11 +1,12 @@
 """Streaming a weight matrix past a few rows of x: the inner part that `linear` and `qkv` share.
 
-A program has BLOCK_N rows of W and a share of their K columns, and returns z = h W^T of that share in float32, where h is x,
-or x times the weight g of a norm; and with a norm also the share's sum of x^2, from which the norm's factor
+A program has BLOCK_N rows of W and a share of their K columns, and makes z = h W^T of that share in float32, where h is
+x, or x times the weight g of a norm; and with a norm also the share's sum of x^2, from which the norm's factor
 1 / sqrt(mean(x^2) + eps) is made. That factor is one number a row of x, so it is applied to the finished sum.
 
-The first tile of weights is asked for before `wait_for_producers`: under programmatic dependent launch it is on its way while
-the kernel before this one still runs. Nothing that another kernel writes is touched before the wait.
+A kernel asks for its `first_tile` of weights, waits for its producers, and goes on with `stream_sums`: under programmatic
+dependent launch the tile is on its way while the kernel before it still runs. So weights, unlike activations, must not
+come from the kernel right before. Nothing that another kernel writes is touched before the wait.
 
 One or two rows (`gemv_sums`): a thread multiplies its own piece of W and adds over threads once, at the end. Three to
 sixteen rows (`dot_sums`): tensor cores, the rows padded to sixteen.
@@ -38,18 +39,37 @@ def load_tile(at, tile, more, K: tl.constexpr, BLOCK_K: tl.constexpr, EVEN: tl.c
 
 
 @triton.jit
+def row_starts(weight_ptr, w_row, stride_wn, ROWS: tl.constexpr):
+    """Pointers to W's rows ``w_row [BLOCK_N]``, shaped as the sums of so many rows of x need them."""
+    starts = weight_ptr + w_row.to(tl.int64) * stride_wn
+    if ROWS <= 2:
+        return starts[None, :, None]
+    else:
+        return starts[:, None]
+
+
+@triton.jit
+def first_tile(
+    w_at, split, K: tl.constexpr, SPLITS: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK_K: tl.constexpr, USE_PDL: tl.constexpr,
+):  # fmt: skip
+    """The weights that `stream_sums` starts with, to be asked for before the wait. Without a wait to fill, the tensor
+    cores' loop does better to load all its tiles itself."""
+    if ROWS <= 2 or USE_PDL:
+        return load_tile(w_at, split * TILES, True, K, BLOCK_K, SPLITS * TILES * BLOCK_K == K, True)
+    else:
+        return 0
+
+
+@triton.jit
 def gemv_sums(
-    x_ptr, weight_ptr, norm_ptr, stride_xm, stride_wn, w_row, first,
+    w, w_at, x_ptr, norm_ptr, stride_xm, first,
     K: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    EVEN: tl.constexpr, USE_PDL: tl.constexpr,
+    EVEN: tl.constexpr,
 ):  # fmt: skip
     """Sums ``[ROWS, BLOCK_N]`` and squares ``[ROWS, 1]`` on the plain cores, for exactly ROWS rows."""
-    w_at = weight_ptr + w_row[None, :, None] * stride_wn
     x_at = x_ptr + (tl.arange(0, ROWS) * stride_xm)[:, None, None]
     g_at = tl.zeros([1, 1, 1], tl.int32)
-    w = load_tile(w_at, first, True, K, BLOCK_K, EVEN, True)
-    wait_for_producers(USE_PDL)
-    let_dependents_start(USE_PDL)
     acc = tl.zeros([ROWS, BLOCK_N, BLOCK_K], tl.float32)
     square = tl.zeros([ROWS, 1, BLOCK_K], tl.float32)
     for i in range(TILES):
@@ -77,54 +97,45 @@ def load_rows(x_at, norm_ptr, tile, live, square, K: tl.constexpr, BLOCK_K: tl.c
 
 @triton.jit
 def dot_sums(
-    x_ptr, weight_ptr, norm_ptr, M, stride_xm, stride_wn, w_row, first,
+    w, w_at, x_ptr, norm_ptr, M, stride_xm, first,
     K: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     EVEN: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
     """Sums ``[ROWS, BLOCK_N]`` and squares ``[ROWS, 1]`` on the tensor cores, for M rows padded to ROWS."""
     m = tl.arange(0, ROWS)[:, None]
-    w_at = weight_ptr + w_row[:, None] * stride_wn
     x_at = x_ptr + m * stride_xm
     acc = tl.zeros([ROWS, BLOCK_N], tl.float32)
     square = tl.zeros([ROWS, BLOCK_K], tl.float32)
-    by_hand: tl.constexpr = 1 if USE_PDL else 0
-    if USE_PDL:  # the loop's own loads cannot start before the wait, so one tile is taken out of it
-        w = load_tile(w_at, first, True, K, BLOCK_K, EVEN, True)
-        wait_for_producers(USE_PDL)
-        let_dependents_start(USE_PDL)
+    done: tl.constexpr = 1 if USE_PDL else 0
+    if USE_PDL:
         x, square = load_rows(x_at, norm_ptr, first, m < M, square, K, BLOCK_K, EVEN)
         acc = dot(x, tl.trans(w), acc)
-    for i in range(by_hand, TILES):
-        w = load_tile(w_at, first + i, True, K, BLOCK_K, EVEN, True)
+    for i in range(done, TILES):
+        w_now = load_tile(w_at, first + i, True, K, BLOCK_K, EVEN, True)
         x, square = load_rows(x_at, norm_ptr, first + i, m < M, square, K, BLOCK_K, EVEN)
-        acc = dot(x, tl.trans(w), acc)
+        acc = dot(x, tl.trans(w_now), acc)
     return acc, tl.sum(square, axis=1, keep_dims=True)
 
 
 @triton.jit
 def stream_sums(
-    x_ptr, weight_ptr, norm_ptr, M, stride_xm, stride_wn, w_row, split,
+    w, w_at, x_ptr, norm_ptr, M, stride_xm, split,
     K: tl.constexpr, SPLITS: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
-    """Sums and squares of the split'th share of the columns, of W's rows ``w_row [BLOCK_N]``."""
+    """Sums and squares over the split'th share of the columns, starting with the tile ``w`` of `first_tile`."""
     EVEN: tl.constexpr = SPLITS * TILES * BLOCK_K == K
+    first = split * TILES
     if ROWS <= 2:
-        return gemv_sums(
-            x_ptr, weight_ptr, norm_ptr, stride_xm, stride_wn, w_row.to(tl.int64), split * TILES,
-            K, TILES, ROWS, BLOCK_N, BLOCK_K, EVEN, USE_PDL,
-        )  # fmt: skip
+        return gemv_sums(w, w_at, x_ptr, norm_ptr, stride_xm, first, K, TILES, ROWS, BLOCK_N, BLOCK_K, EVEN)
     else:
         return dot_sums(
-            x_ptr, weight_ptr, norm_ptr, M, stride_xm, stride_wn, w_row.to(tl.int64), split * TILES,
-            K, TILES, ROWS, BLOCK_N, BLOCK_K, EVEN, USE_PDL,
-        )  # fmt: skip
+            w, w_at, x_ptr, norm_ptr, M, stride_xm, first, K, TILES, ROWS, BLOCK_N, BLOCK_K, EVEN, USE_PDL
+        )
 
 
 @triton.jit
-def keep_sums(
-    z, squares, r, split, M, part_ptr, square_ptr, W_ROWS: tl.constexpr, ROWS: tl.constexpr
-):  # fmt: skip
+def keep_sums(z, squares, r, split, M, part_ptr, square_ptr, W_ROWS: tl.constexpr, ROWS: tl.constexpr):
     """Write a share's sums (and, once a split, its squares) for the kernel that adds the shares."""
     m = tl.arange(0, ROWS)[:, None]
     row = split * M + m

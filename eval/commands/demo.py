@@ -13,7 +13,7 @@ from typing import Any
 from dodona.engine.engine import Engine
 from dodona.engine.records import RecordFile
 from dodona.eval.commands.evaluate import progress_bar
-from dodona.eval.commands.options import whole, with_threads
+from dodona.eval.commands.options import whole
 from dodona.eval.demo import TEXT_BASE, TEXT_DTYPE, TEXT_ORACLE, demo, demo_text, records_path
 from dodona.eval.show import COLOR_CHOICES, marks_for
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             engine = Engine(TEXT_BASE, oracle=TEXT_ORACLE, device=args.device, dtype=TEXT_DTYPE, max_batch=1)
             demo_text(engine, file, marks)
         else:
-            demo(with_threads(Engine(device=args.device)), file, args.num_samples, marks, _bar)
+            demo(Engine(device=args.device), file, args.num_samples, marks, _bar)
     return 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError
 from dodona.engine.records import RecordFile, encode_record
 from dodona.engine.request import Request
-from dodona.engine.result import Result
+from dodona.engine.result import Result, Token
 from dodona.engine.trace import TraceWriter
 from dodona.eval.commands.options import (
     add_engine_options,
@@ -47,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate and print."""
-    if args.stream and (args.json or args.trace or args.output_file or args.n != 1):
-        raise DodonaError("--stream prints one text as it comes: leave out --json, --trace, --output-file and --n")
+    if args.stream and (args.json or args.n != 1):
+        raise DodonaError("--stream prints one text as it comes: leave out --json and --n")
     request = Request(prompt=read_prompt(args), **request_options(args))
     requests = request.samples(args.n)
     marks = marks_for(sys.stdout, args.color) if args.verbose else None
@@ -56,12 +57,10 @@ def run(args: argparse.Namespace) -> int:
         records = files.enter_context(RecordFile(args.output_file)) if args.output_file else None
         trace = files.enter_context(TraceWriter(args.trace)) if args.trace else None
         engine = make_engine(args)
-        if args.stream:
-            _stream(engine, request, marks)
-            return 0
         started = time.perf_counter()
         results = []
-        for result in engine.generate(iter(requests)):
+        stream = _streamed(engine, request, marks) if args.stream else engine.generate(iter(requests))
+        for result in stream:
             results.append(result.raise_for_error())
             if records is not None:
                 records.append(result.record())
@@ -75,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
             continue
         if len(results) > 1:
             print(f"{'' if number == 0 else chr(10)}--- sample {result.request.sample} ---")
-        print(result.text if marks is None else marked(result.segments, marks), flush=True)
+        if not args.stream:
+            print(result.text if marks is None else marked(result.segments, marks), flush=True)
         if args.verbose:
             print(summary(result), file=sys.stderr)
     if args.verbose and not args.json:
@@ -116,10 +116,16 @@ def _text(data: bytes, place: str) -> str:
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
-def _stream(engine: Engine, request: Request, marks: Marks | None) -> None:
+def _streamed(engine: Engine, request: Request, marks: Marks | None) -> Iterator[Result]:
+    """Print the text while it is written, then yield its result."""
+    finished: list[Result] = []
+
+    def tokens() -> Iterator[Token]:
+        finished.append((yield from engine.stream(request)))
+
     source, close = None, ""
     try:
-        for token in engine.stream(request):
+        for token in tokens():
             if marks is not None and token.source != source:
                 source = token.source
                 before, after = marks.of(source)
@@ -129,6 +135,7 @@ def _stream(engine: Engine, request: Request, marks: Marks | None) -> None:
             sys.stdout.flush()
     finally:
         print(close)
+    yield from finished
 
 
 def summary(result: Result) -> str:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-import torch
-
 from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError
 from dodona.engine.request import DEFAULT_CONSULTS, Request, parse_budget
-
-TINY_PARAMETERS: Final = 20_000_000
 
 
 def budget(text: str) -> float:
@@ -114,6 +109,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--kv-tokens", metavar="N", type=whole, default=argparse.SUPPRESS, help="tokens of each model's KV cache"
     )
+    group.add_argument(
+        "--threads", metavar="N", type=whole, default=argparse.SUPPRESS, help="CPU threads; 1 for tiny models"
+    )
 
 
 def make_engine(args: argparse.Namespace) -> Engine:
@@ -124,24 +122,9 @@ def make_engine(args: argparse.Namespace) -> Engine:
     """
     if args.oracle_model is not None and args.base_model is None:
         raise DodonaError("--oracle-model needs a --base-model beside it; with neither, the embedded pair is used")
-    sizes = {name: getattr(args, name) for name in ("max_batch", "max_length", "kv_tokens") if hasattr(args, name)}
-    return with_threads(
-        Engine(args.base_model, oracle=args.oracle_model, device=args.device, dtype=args.dtype, **sizes)
-    )
-
-
-def with_threads(engine: Engine) -> Engine:
-    """The engine, with one thread on the CPU where its models are tiny and the user has not chosen otherwise.
-
-    Waking a second thread for microseconds of work gains nothing, and on a machine that is busy with something else
-    the two wait for each other at every operation: the embedded pair was measured at 6700 tokens/s with one thread and
-    at 260 with two on two busy cores.
-    """
-    models = [runner for runner in (engine.base, engine.oracle) if runner is not None]
-    tiny = sum(runner.config.num_parameters for runner in models) < TINY_PARAMETERS
-    if tiny and engine.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-    return engine
+    names = ("max_batch", "max_length", "kv_tokens", "threads")
+    sizes = {name: getattr(args, name) for name in names if hasattr(args, name)}
+    return Engine(args.base_model, oracle=args.oracle_model, device=args.device, dtype=args.dtype, **sizes)
 
 
 def add_request_options(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:

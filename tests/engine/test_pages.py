@@ -1,4 +1,4 @@
-"""Pages against a plain dictionary: whatever is appended, forked, truncated or closed, nobody reads another's tokens."""
+"""Pages against a plain dictionary: whatever is appended, forked, cut or closed, nobody reads another's tokens."""
 
 from __future__ import annotations
 

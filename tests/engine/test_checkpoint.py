@@ -66,7 +66,7 @@ def test_tied_checkpoints_may_store_the_output_matrix_and_old_ones_rotary_buffer
     edit_json(copy / "config.json", tie_word_embeddings=True)
     edit_tensors(copy, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(5).double()}))
     model = load_model(open_checkpoint(copy), device="cpu")
-    assert torch.equal(model.head, load_file(copy / "model.safetensors")["model.embed_tokens.weight"])
+    assert torch.equal(model.embed, load_file(copy / "model.safetensors")["model.embed_tokens.weight"])
 
 
 def test_tensors_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

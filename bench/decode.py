@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from dodona.engine.engine import Engine
 from dodona.engine.request import Request
 
 BASE, ORACLE = "smollm2@drop=24,26", "smollm2"
+GUIDED_TOKENS = 256
 PROMPT = "Tell me a story about a fox and a crow."
 
 
@@ -156,39 +158,40 @@ def batch(repeats: int) -> dict[str, Any]:
     """Guided tokens/s of many sequences against one at a time."""
     from dodona.eval.arith.problems import held_out_problems
 
-    table: dict[str, Any] = {}
-    cases: dict[str, tuple[Engine, list[str], int, int]] = {
-        "embedded pair x 64": (Engine(device="cpu"), [p.question for p in held_out_problems(128)], 64, 128),
-        "smollm2 bf16 x 16": (
-            Engine(BASE, oracle=ORACLE, device="cpu", dtype="bfloat16", max_batch=16, max_length=512),
-            [f"Write a sentence about the number {number}." for number in range(16)],
-            16,
-            48,
-        ),
+    pair = Engine(device="cpu")
+    wide = Engine(device="cpu", threads=torch.get_num_threads())  # tiny models run on one thread unless told otherwise
+    smollm2 = Engine(BASE, oracle=ORACLE, device="cpu", dtype="bfloat16", max_batch=16, max_length=512)
+    problems = [problem.question for problem in held_out_problems(256)]
+    sentences = [f"Write a sentence about the number {number}." for number in range(16)]
+    return {
+        "embedded pair x 64": one_against_many({"many": pair, "many, all threads": wide}, problems, 8, 128, repeats),
+        "smollm2 bf16 x 16": one_against_many({"many": smollm2}, sentences, 2, 48, repeats),
     }
-    for name, (engine, prompts, size, tokens) in cases.items():
-        requests = [
-            Request(prompt=prompt, c=3, k=5, trigger="entropy > 0.5", max_new_tokens=tokens) for prompt in prompts
-        ]
-        few = requests[: max(2, size // 8)]
 
-        def one(engine: Engine = engine, few: list[Request] = few) -> int:
-            return sum(len(engine.generate(request).ids) for request in few)
 
-        def many(engine: Engine = engine, requests: list[Request] = requests) -> int:
-            return sum(len(result.ids) for result in engine.generate(requests))
+def one_against_many(
+    engines: dict[str, Engine], prompts: list[str], few: int, tokens: int, repeats: int
+) -> dict[str, Any]:
+    """Rates of the first ``few`` prompts one at a time (by the first engine) and of all of them at once, by engine."""
+    engine = next(iter(engines.values()))
+    requests = [Request(prompt=text, c=3, k=5, trigger="entropy > 0.5", max_new_tokens=tokens) for text in prompts]
 
-        rates = measured({"one": one, "many": many}, repeats)
-        engine.loop.model_seconds = 0.0
-        started = time.perf_counter()
-        many()
-        whole = time.perf_counter() - started
-        table[name] = {
-            "tokens_per_second": rates,
-            "ratio": rates["many"]["p50"] / rates["one"]["p50"],
-            "host_share": 1 - engine.loop.model_seconds / whole,
-        }
-    return table
+    def one() -> int:
+        return sum(len(engine.generate(request).ids) for request in requests[:few])
+
+    def many(engine: Engine) -> int:
+        return sum(len(result.ids) for result in engine.generate(requests))
+
+    rates = measured({"one": one} | {name: partial(many, wide) for name, wide in engines.items()}, repeats)
+    engine.loop.model_seconds = 0.0
+    started = time.perf_counter()
+    many(engine)
+    whole = time.perf_counter() - started
+    return {
+        "tokens_per_second": rates,
+        "ratio": {name: rates[name]["p50"] / rates["one"]["p50"] for name in engines},
+        "host_share": 1 - engine.loop.model_seconds / whole,
+    }
 
 
 def birth_certificate() -> dict[str, Any]:
@@ -217,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--parts", default="base,guided,batch")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--tokens", type=int, default=96, help="of the base alone; guided runs write 256")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -230,7 +233,7 @@ def main() -> None:
         if "base" in parts:
             report["base"] = base_alone(folder, args.tokens, args.repeats)
         if "guided" in parts:
-            report["guided"] = guided(folder, args.tokens, args.repeats)
+            report["guided"] = guided(folder, GUIDED_TOKENS, args.repeats)
         if "batch" in parts:
             report["batch"] = batch(args.repeats)
     text = json.dumps(report, indent=2)

@@ -51,8 +51,7 @@ class PagedCache:
         self, config: LlamaConfig, *, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.pool = PagePool(pages, page_size)
-        self.device, self.dtype = device, dtype
-        self._group = config.num_heads // config.num_kv_heads
+        self.config, self.device, self.dtype = config, device, dtype
         shape = (config.num_layers, 2, pages + 1, page_size, config.num_kv_heads, config.head_dim)
         self.kv_L2PSKD = torch.zeros(shape, dtype=dtype, device=device)
         flat = self.kv_L2PSKD.flatten(2, 3)
@@ -64,8 +63,8 @@ class PagedCache:
 
     # --- making room ---
 
-    def begin(self, feeds: Sequence[Feed]) -> PagedBatch:
-        """Append the feeds' tokens to their slots and describe the forward that will fill them in.
+    def begin(self, feeds: Sequence[Feed]) -> None:
+        """Append the feeds' tokens to their slots, ahead of the forward that will fill them in.
 
         Raises:
             PoolExhausted: before anything was changed for the feed that does not fit; the scheduler reserves first.
@@ -76,7 +75,6 @@ class PagedCache:
             old, new = (torch.tensor(pages, device=self.device) for pages in zip(*copies, strict=True))
             self.kv_L2PSKD[:, :, new] = self.kv_L2PSKD[:, :, old]
         self._mirror([feed.slot for feed in feeds])
-        return PagedBatch(self, feeds, self._group)
 
     def _scrub(self) -> None:
         if self.pool.dirty:
@@ -117,8 +115,11 @@ class PagedCache:
 class PagedBatch:
     """One ragged forward over a cache: its token ids, positions, wanted rows, and the attention itself."""
 
-    def __init__(self, cache: PagedCache, feeds: Sequence[Feed], group_size: int) -> None:
-        self._cache, self._group_size = cache, group_size
+    cos_PD: Tensor
+    sin_PD: Tensor
+
+    def __init__(self, cache: PagedCache, feeds: Sequence[Feed]) -> None:
+        self.cache, self._group_size = cache, cache.config.num_heads // cache.config.num_kv_heads
         pool, size = cache.pool, cache.pool.page_size
         order = sorted(range(len(feeds)), key=lambda i: _bucket(len(feeds[i].ids)))
         ids: list[int] = []
@@ -141,7 +142,8 @@ class PagedBatch:
         everything = wanted == list(range(len(ids)))
         self.wanted_N = None if everything else torch.tensor(wanted, device=cache.device, dtype=torch.int64)
         self.tokens = len(ids)
-        self._groups = self._make_groups([feeds[i] for i in order])
+        self.ordered = [feeds[i] for i in order]  # the feeds in the order of their rows
+        self._groups = self._make_groups(self.ordered)
 
     def _make_groups(self, feeds: list[Feed]) -> list[Group]:
         groups, first, row = [], 0, 0
@@ -156,7 +158,7 @@ class PagedBatch:
         return groups
 
     def _make_group(self, feeds: list[Feed], start: int) -> Group:
-        cache, pool, device = self._cache, self._cache.pool, self._cache.device
+        cache, pool, device = self.cache, self.cache.pool, self.cache.device
         counts = [len(feed.ids) for feed in feeds]
         queries, batch, stop = max(counts), len(feeds), start + sum(counts)
         lengths = [pool.length(feed.slot) for feed in feeds]
@@ -190,11 +192,22 @@ class PagedBatch:
             mask = mask.unsqueeze(1).repeat(1, 1, self._group_size if queries > 1 else 1, 1)
         return Group(start, stop, batch, queries, spread, gather, keys, pages, mask)
 
-    def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
-        """Write keys and values to their pages, attend over the live keys; returns ``[T, H*D]``."""
-        k_flat, v_flat = self._cache.flat[layer]
-        k_flat.index_copy_(0, self._places_T, k_TKD)
-        v_flat.index_copy_(0, self._places_T, v_TKD)
+    def rotate_by(self, cos_PD: Tensor, sin_PD: Tensor) -> None:
+        """Take the rotary tables ``[positions, D]``, the sine's first half negated."""
+        self.cos_PD, self.sin_PD = cos_PD, sin_PD
+        self._cos_T1D, self._sin_T1D = cos_PD[self.positions_T].unsqueeze(1), sin_PD[self.positions_T].unsqueeze(1)
+
+    def attend(self, layer: int, qkv_TR: Tensor) -> Tensor:
+        """Rotate q and k, write keys and values to their pages, attend over the live keys; returns ``[T, H*D]``."""
+        config = self.cache.config
+        heads, split = config.num_heads, config.num_heads + config.num_kv_heads
+        qkv = qkv_TR.view(self.tokens, -1, config.head_dim)
+        qk = qkv[:, :split]
+        qk = torch.addcmul(qk * self._cos_T1D, qk.roll(config.head_dim // 2, -1), self._sin_T1D)
+        q_THD = qk[:, :heads]
+        k_flat, v_flat = self.cache.flat[layer]
+        k_flat.index_copy_(0, self._places_T, qk[:, heads:])
+        v_flat.index_copy_(0, self._places_T, qkv[:, split:])
         if len(self._groups) == 1:
             return self._attend_group(layer, self._groups[0], q_THD)
         return torch.cat([self._attend_group(layer, group, q_THD) for group in self._groups])
@@ -205,10 +218,10 @@ class PagedBatch:
         q = q_THD[group.start : group.stop] if group.spread is None else q_THD[group.spread]
         q = q.reshape(b, n, kv_heads, g, dim).permute(0, 2, 3, 1, 4).reshape(b, kv_heads, g * n, dim)
         if group.keys is not None:
-            k, v = (flat[group.keys].unsqueeze(0) for flat in self._cache.flat[layer])
+            k, v = (flat[group.keys].unsqueeze(0) for flat in self.cache.flat[layer])
         else:
             assert group.pages is not None
-            k, v = (paged.index_select(0, group.pages).view(b, -1, kv_heads, dim) for paged in self._cache.paged[layer])
+            k, v = (paged.index_select(0, group.pages).view(b, -1, kv_heads, dim) for paged in self.cache.paged[layer])
         out = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=group.mask)
         out = out.view(b, kv_heads, g, n, dim).permute(0, 3, 1, 2, 4).reshape(b * n, heads * dim)
         return out if group.gather is None else out[group.gather]

@@ -14,6 +14,7 @@ from dodona.engine.checkpoint import Checkpoint, load_model, open_checkpoint
 from dodona.engine.errors import CheckpointError, DodonaError, RequestError
 from dodona.engine.loop import Loop
 from dodona.engine.memory import MemoryPlan, device_memory, plan_memory
+from dodona.engine.ops import make_ops
 from dodona.engine.request import DEFAULT_CONSULTS, Prompt, Request
 from dodona.engine.result import Result, Token, failed_result, make_result
 from dodona.engine.runner import Runner
@@ -45,6 +46,7 @@ class Engine:
         chunk: the most tokens that one forward reads beyond one for each decoding sequence.
         threads: CPU threads while it runs; None: one where both models are so small that more would only wait for each
             other, else as torch is set.
+        ops: "torch", or "triton": the step's operations by the kernels of ``dodona.kernels``.
 
     Raises:
         CheckpointError: a model that cannot be used, or two models with different vocabularies.
@@ -64,6 +66,7 @@ class Engine:
         page_size: int | None = None,
         chunk: int = 512,
         threads: int | None = None,
+        ops: str = "torch",
     ) -> None:
         sizes = {"max_batch": max_batch, "max_length": max_length, "kv_tokens": kv_tokens}
         sizes |= {"page_size": page_size, "chunk": chunk, "threads": threads}
@@ -74,6 +77,7 @@ class Engine:
             base, oracle = "arith-base", "arith-oracle"
         self.device = _device(device)
         self.dtype = _dtype(dtype, self.device)
+        operations = make_ops(ops, self.device)
         opened = [open_checkpoint(base if base is not None else "arith-base")]
         if oracle is not None:
             opened.append(open_checkpoint(oracle))
@@ -90,6 +94,7 @@ class Engine:
             Runner(
                 name,
                 load_model(checkpoint, device=self.device, dtype=self.dtype),
+                operations,
                 pages=max(1, plan.kv_tokens // size),
                 page_size=size,
             )

@@ -17,14 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dodona.engine.config import LlamaConfig, rope_frequencies
-from dodona.engine.linear import Product, product
+from dodona.engine.linear import Product
+from dodona.engine.ops import Ops
 
 
 class Attention(Protocol):
     """What the model asks of the KV cache during one forward."""
 
-    def attend(self, layer: int, q_THD: Tensor, k_TKD: Tensor, v_TKD: Tensor) -> Tensor:
-        """Append k and v to the caches of their sequences, attend causally, return ``[T, H*D]``."""
+    def rotate_by(self, cos_PD: Tensor, sin_PD: Tensor) -> None:
+        """Take the rotary tables, before the first layer."""
+        ...
+
+    def attend(self, layer: int, qkv_TR: Tensor) -> Tensor:
+        """Rotate q and k ``[T, (H + 2K) * D]``, append k and v to the caches, attend causally, return ``[T, H*D]``."""
         ...
 
 
@@ -55,10 +60,10 @@ class Layer(nn.Module):
         self.gate_up_bias = _weight(2 * inner) if config.mlp_bias else None
         self.down_bias = _weight(hidden) if config.mlp_bias else None
 
-    def prepare(self) -> None:
+    def prepare(self, ops: Ops) -> None:
         """Make the products from the loaded matrices."""
         for name in ("qkv", "o", "gate_up", "down"):
-            setattr(self, f"times_{name}", product(getattr(self, name), getattr(self, f"{name}_bias")))
+            setattr(self, f"times_{name}", ops.product(getattr(self, name), getattr(self, f"{name}_bias")))
             setattr(self, name, None)
 
 
@@ -68,6 +73,7 @@ class Llama(nn.Module):
     Load the parameters, call ``prepare`` once, then run.
     """
 
+    ops: Ops
     times_head: Product
 
     def __init__(self, config: LlamaConfig) -> None:
@@ -80,12 +86,13 @@ class Llama(nn.Module):
             self.lm_head = _weight(config.vocab_size, config.hidden_size)
         self._rope: tuple[Tensor, Tensor] | None = None
 
-    def prepare(self) -> Llama:
-        """Put the weights into the layouts that this device multiplies fastest; returns the model, ready to run."""
+    def prepare(self, ops: Ops) -> Llama:
+        """Choose the operations and give them the weights in the layouts that they want; returns the model itself."""
+        self.ops = ops
         for layer in self.layers:
             assert isinstance(layer, Layer)
-            layer.prepare()
-        self.times_head = product(self.embed if self.config.tie_word_embeddings else self.lm_head, None)
+            layer.prepare(ops)
+        self.times_head = ops.product(self.embed if self.config.tie_word_embeddings else self.lm_head, None)
         if not self.config.tie_word_embeddings:
             del self.lm_head
         return self
@@ -115,39 +122,29 @@ class Llama(nn.Module):
             )
         return self._rope
 
-    def forward(self, ids_T: Tensor, positions_T: Tensor, attention: Attention, wanted_N: Tensor | None) -> Tensor:
+    def forward(self, ids_T: Tensor, attention: Attention, wanted_N: Tensor | None) -> Tensor:
         """Run one ragged forward.
 
         Args:
             ids_T: token ids, int64.
-            positions_T: each token's position in its own sequence, int64.
-            attention: appends to the caches and attends.
+            attention: knows each token's sequence and position, appends to the caches and attends.
             wanted_N: indices into T of the rows to return; None for all of them.
 
         Returns:
             Hidden states ``[N, E]`` after the final norm.
         """
-        config = self.config
-        split, eps = config.num_heads + config.num_kv_heads, config.rms_norm_eps
-        shape, tokens = (config.hidden_size,), ids_T.shape[0]
-        cos, sin = self.rope_tables()
-        cos_T1D, sin_T1D = cos[positions_T].unsqueeze(1), sin[positions_T].unsqueeze(1)
-        half = config.head_dim // 2
+        ops, eps = self.ops, self.config.rms_norm_eps
+        attention.rotate_by(*self.rope_tables())
         x_TE = F.embedding(ids_T, self.embed)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            h_TE = F.rms_norm(x_TE, shape, layer.attn_norm, eps)
-            qkv = layer.times_qkv(h_TE).view(tokens, -1, config.head_dim)
-            qk, v_TKD = qkv[:, :split], qkv[:, split:]
-            qk = torch.addcmul(qk * cos_T1D, qk.roll(half, -1), sin_T1D)
-            out = attention.attend(index, qk[:, : config.num_heads], qk[:, config.num_heads :], v_TKD)
-            x_TE = x_TE + layer.times_o(out)
-            h_TE = F.rms_norm(x_TE, shape, layer.mlp_norm, eps)
-            gate, up = layer.times_gate_up(h_TE).chunk(2, -1)
-            x_TE = x_TE + layer.times_down(F.silu(gate) * up)
+            h_TE = ops.rms_norm(x_TE, layer.attn_norm, eps)
+            x_TE = x_TE + layer.times_o(attention.attend(index, layer.times_qkv(h_TE)))
+            h_TE = ops.rms_norm(x_TE, layer.mlp_norm, eps)
+            x_TE = x_TE + layer.times_down(ops.silu_mul(layer.times_gate_up(h_TE)))
         if wanted_N is not None:
             x_TE = x_TE[wanted_N]
-        return F.rms_norm(x_TE, shape, self.norm, eps)
+        return ops.rms_norm(x_TE, self.norm, eps)
 
     def logits(self, hidden_NE: Tensor) -> Tensor:
         """Scores ``[N, V]`` in the model's dtype."""

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from dodona.engine.cache import Feed
 from dodona.engine.runner import Runner
-from dodona.engine.sampling import Sampling, choose
+from dodona.engine.sampling import Sampling
 from dodona.engine.scheduler import Lane, Scheduler, Work
 from dodona.engine.sequence import BASE, ORACLE, Sequence
-from dodona.engine.signals import logprob, rank, statistics
+from dodona.engine.signals import logprob, rank
 from dodona.engine.transfer import to_host
 from dodona.engine.trigger import Trigger
 
@@ -207,7 +207,7 @@ def _observe(runner: Runner, hidden_NE: Tensor, positions: Rows[tuple[Sequence, 
     """Statistics of each row's distribution and its token: the written one, or the model's choice where none is."""
     is_oracle = runner.name == ORACLE
     logits_NV = runner.model.logits(hidden_NE)
-    stats = statistics(logits_NV)
+    stats = runner.ops.statistics(logits_NV)
     device = hidden_NE.device
     samplings, keys, places, known = [], [], [], []
     for sequence, index in positions:
@@ -217,7 +217,7 @@ def _observe(runner: Runner, hidden_NE: Tensor, positions: Rows[tuple[Sequence, 
         keys.append(sequence.key)
         places.append(index - len(sequence.prompt))
         known.append(-1 if due else sequence.ids[index])
-    tokens = choose(logits_NV, stats.top1, samplings, keys, places)
+    tokens = runner.ops.choose(logits_NV, stats.top1, samplings, keys, places)
     if max(known) >= 0:
         written = torch.tensor(known, device=device)
         tokens = torch.where(written >= 0, written, tokens)

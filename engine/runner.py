@@ -9,13 +9,14 @@ from torch import Tensor
 from dodona.engine.cache import Feed, PagedCache
 from dodona.engine.config import LlamaConfig
 from dodona.engine.llama import Llama
+from dodona.engine.ops import Ops
 
 
 class Runner:
     """A model, its cache, and the count of what it ran."""
 
-    def __init__(self, name: str, model: Llama, *, pages: int, page_size: int) -> None:
-        self.name, self.model = name, model.prepare()
+    def __init__(self, name: str, model: Llama, ops: Ops, *, pages: int, page_size: int) -> None:
+        self.name, self.model, self.ops = name, model.prepare(ops), ops
         self.cache = PagedCache(
             model.config, pages=pages, page_size=page_size, dtype=model.dtype, device=model.device
         )
@@ -33,10 +34,11 @@ class Runner:
         Returns:
             Hidden states ``[N, E]`` after the final norm of each feed's last ``wanted`` ids, in the order of the feeds.
         """
-        batch = self.cache.begin(feeds)
+        self.cache.begin(feeds)
+        batch = self.ops.batch(self.cache, feeds)
         self.forwards += 1
         self.tokens += batch.tokens
-        hidden: Tensor = self.model(batch.ids_T, batch.positions_T, batch, batch.wanted_N)
+        hidden: Tensor = self.model(batch.ids_T, batch, batch.wanted_N)
         return hidden
 
     def catch_up(self, slot: int, ids: Sequence[int]) -> Tensor:

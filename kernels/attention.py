@@ -5,20 +5,22 @@ j < n - m + i + 1, with x_j = q.k_j / sqrt(D):
 
     a_j = e^(x_j - max x) / sum e^(x - max x),      out = sum_j a_j v_j
 
-A program holds the G = H/K query heads of one key/value head for a block of queries (row r of a block is head r % G of query
-r // G), so keys and values are read once a block. The keys are dealt in whole tiles to `splits` programs, which keep the
-online softmax of their share (Milakov and Gimelshein 2018, arXiv:1805.02867) as m = max x, s = sum e^(x - m) and
-sum e^(x - m) v; a second kernel merges them in the order of the keys (split-KV: flash-decoding, Dao et al. 2023). The number
-of splits follows from shapes, the share of each from the length on the device, and a share may be empty.
+A program holds the G = H/K query heads of one key/value head for a block of queries (row r of a block is head r % G
+of query r // G), so keys and values are read once a block. The keys are dealt in whole tiles to `splits` programs,
+which keep the online softmax of their share (Milakov and Gimelshein 2018, arXiv:1805.02867) as m = max x, s = sum
+e^(x - m) and sum e^(x - m) v; a second kernel merges them in the order of the keys (split-KV: flash-decoding, Dao et
+al. 2023). The number of splits follows from shapes, the share of each from the length on the device, and a share may
+be empty.
 
 With statistics the pass also keeps t = sum e^(x - m) (x - m) and sum |x|, which merge like s: with d = m_new - m,
 t' = e^-d (t - d s). Then lse = m + ln s, entropy = ln s - t/s. Exponents are in base 2 inside.
 
-A row's result depends on its own keys, its place in its block and `splits`, so with `splits` given it does not depend on
-its batch mates. Keys at or past a length are never read into a sum: what lies there (NaN included) does not matter.
+A row's result depends on its own keys, its place in its block and `splits`, so with `splits` given it does not depend
+on its batch mates. Keys at or past a length are never read into a sum: what lies there (NaN included) does not
+matter.
 
-Shape suffixes: B sequences, T queries of all sequences, H query heads, K key/value heads, G = H/K, D head size, P pages,
-S page size.
+Shape suffixes: B sequences, T queries of all sequences, H query heads, K key/value heads, G = H/K, D head size, P
+pages, S page size.
 """
 
 from __future__ import annotations
@@ -108,35 +110,11 @@ def scaled_scores(q, k, scale_log2):
 
 @triton.jit
 def _attend_kernel(
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    table_ptr,
-    slots_ptr,
-    starts_ptr,
-    lengths_ptr,
-    out_ptr,
-    part_ptr,
-    meta_ptr,
-    scale_log2,
-    stride_qt,
-    stride_qh,
-    stride_page,
-    stride_place,
-    stride_kv_head,
-    stride_table,
-    plane,
-    GROUP: tl.constexpr,
-    HEADS: tl.constexpr,
-    D: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
-    SPLITS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    STATS: tl.constexpr,
-    USE_PDL: tl.constexpr,
-):
+    q_ptr, k_ptr, v_ptr, table_ptr, slots_ptr, starts_ptr, lengths_ptr, out_ptr, part_ptr, meta_ptr,
+    scale_log2, stride_qt, stride_qh, stride_page, stride_place, stride_kv_head, stride_table, plane,
+    GROUP: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, PAGE_SIZE: tl.constexpr, SPLITS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, STATS: tl.constexpr, USE_PDL: tl.constexpr,
+):  # fmt: skip
     block = tl.program_id(0) // SPLITS
     split = tl.program_id(0) % SPLITS
     kv_head = tl.program_id(1)
@@ -218,21 +196,11 @@ def _attend_kernel(
 
 @triton.jit
 def _combine_kernel(
-    part_ptr,
-    meta_ptr,
-    keys_ptr,
-    out_ptr,
-    heads_ptr,
-    plane,
-    rows,
-    HEADS: tl.constexpr,
-    D: tl.constexpr,
-    SPLITS: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    STATS: tl.constexpr,
-    USE_PDL: tl.constexpr,
-):
+    part_ptr, meta_ptr, keys_ptr, out_ptr, heads_ptr,
+    plane, rows,
+    HEADS: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
+    STATS: tl.constexpr, USE_PDL: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     wait_for_producers(USE_PDL)
     let_dependents_start(USE_PDL)
@@ -299,8 +267,8 @@ def attention_extend(
 ) -> Tensor:
     """Attend with many queries a sequence, causally: the form of prefill, sync, catch-up and verification.
 
-    Sequence b has the queries ``starts[b]`` to ``starts[b+1]`` and ``lengths[b]`` live keys, of which its last query sees
-    all, the one before it one less, and so on. One launch, two where ``splits`` is above 1.
+    Sequence b has the queries ``starts[b]`` to ``starts[b+1]`` and ``lengths[b]`` live keys, of which its last query
+    sees all, the one before it one less, and so on. One launch, two where ``splits`` is above 1.
 
     Args:
         q_THD: ``[T, H, D]`` bfloat16, float16 or float32; any strides but a contiguous last dimension.
@@ -365,64 +333,27 @@ def _attend(
 
     out_THD = torch.empty((tokens, heads, head_dim), dtype=q_THD.dtype, device=device)
     part = meta = heads_3TH = None
-    float32 = {"dtype": torch.float32, "device": device}
     if combined := splits > 1 or statistics:
-        part = torch.empty((tokens, heads, splits, head_dim), **float32)
-        meta = torch.empty((4 if statistics else 2, tokens, heads, splits), **float32)
+        part = torch.empty((tokens, heads, splits, head_dim), dtype=torch.float32, device=device)
+        meta = torch.empty((4 if statistics else 2, tokens, heads, splits), dtype=torch.float32, device=device)
     if statistics:
-        heads_3TH = torch.empty((3, tokens, heads), **float32)
+        heads_3TH = torch.empty((3, tokens, heads), dtype=torch.float32, device=device)
     if tokens and batch:
         block_d, plane = max(16, triton.next_power_of_2(head_dim)), tokens * heads * splits
         use_pdl = pdl_supported(device)
         launch = pdl_options(use_pdl)
         _attend_kernel[(blocks * splits, kv_heads, batch)](
-            q_THD,
-            pages.k_PSKD,
-            pages.v_PSKD,
-            pages.table,
-            slots_B,
-            starts,
-            lengths_B,
-            out_THD,
-            part,
-            meta,
-            math.log2(math.e) / math.sqrt(head_dim),
-            q_THD.stride(0),
-            q_THD.stride(1),
-            *pages.k_PSKD.stride()[:3],
-            pages.table.stride(0),
-            plane,
-            GROUP=group,
-            HEADS=heads,
-            D=head_dim,
-            PAGE_SIZE=pages.page_size,
-            SPLITS=splits,
-            BLOCK_M=rows,
-            BLOCK_D=block_d,
-            STATS=statistics,
-            USE_PDL=use_pdl,
-            **config,
-            **launch,
-        )
+            q_THD, pages.k_PSKD, pages.v_PSKD, pages.table, slots_B, starts, lengths_B, out_THD, part, meta,
+            math.log2(math.e) / math.sqrt(head_dim), q_THD.stride(0), q_THD.stride(1), *pages.k_PSKD.stride()[:3],
+            pages.table.stride(0), plane, GROUP=group, HEADS=heads, D=head_dim, PAGE_SIZE=pages.page_size,
+            SPLITS=splits, BLOCK_M=rows, BLOCK_D=block_d, STATS=statistics, USE_PDL=use_pdl, **config, **launch,
+        )  # fmt: skip
         if combined:
             _combine_kernel[(tokens * heads,)](
-                part,
-                meta,
-                lengths_B,
-                out_THD,
-                heads_3TH,
-                plane,
-                tokens * heads,
-                HEADS=heads,
-                D=head_dim,
-                SPLITS=splits,
-                BLOCK_S=triton.next_power_of_2(splits),
-                BLOCK_D=block_d,
-                STATS=statistics,
-                USE_PDL=use_pdl,
-                num_warps=4,
-                **launch,
-            )
+                part, meta, lengths_B, out_THD, heads_3TH, plane, tokens * heads, HEADS=heads, D=head_dim,
+                SPLITS=splits, BLOCK_S=triton.next_power_of_2(splits), BLOCK_D=block_d, STATS=statistics,
+                USE_PDL=use_pdl, num_warps=4, **launch,
+            )  # fmt: skip
     return AttentionOutput(out_THD, None if heads_3TH is None else HeadStatistics(*heads_3TH.unbind()))
 
 
@@ -433,7 +364,7 @@ def _block_rows(rows: int, dtype: torch.dtype) -> int:
 
 def _default_config(head_dim: int, rows: int, dtype: torch.dtype) -> Mapping[str, int]:
     if dtype == torch.float32:
-        return {"BLOCK_C": 32, "num_warps": 4, "num_stages": 2}
+        return {"BLOCK_C": 32 if head_dim <= 64 else 16, "num_warps": 4, "num_stages": 2}
     # The page is looked up two stages before its keys arrive, so five stages keep two tiles of keys in flight.
     return {"BLOCK_C": 64, "num_warps": 4, "num_stages": 5}
 

@@ -2,15 +2,15 @@
 
 With a_hj the attention of head h to live key j, of n live keys:
 
-    attn_entropy          mean_h H_h              H_h = -sum_j a_hj ln a_hj          nats
-    attn_varentropy       mean_h (H_h - mean H)^2                                    nats^2   (over all heads: no -1)
+    attn_entropy          mean_h H_h,   H_h = -sum_j a_hj ln a_hj        nats
+    attn_varentropy       mean_h (H_h - mean_h H_h)^2                    nats^2, over all heads: no -1
     interaction_strength  mean_h mean_j |q_h.k_j / sqrt(D)|
-    agreement             mean_h mean_j |a_hj - mean_h a_hj|      (a disagreement, which falls as 1/n; the name is history)
+    agreement             mean_h mean_j |a_hj - mean_h a_hj|             by its history the name; falls as 1/n
 
-The first three need nothing but the head statistics. Agreement compares heads key by key and needs every head's lse before
-the first key can be compared: a second pass reads the keys of the layer again (no values), makes a_hj = e^(x_hj - lse_h) of
-a tile for all heads, and again for their distance from the mean. That is one more read of K at most, for one layer, and no
-memory; kept scores would be H floats a key instead, for every slot up to its capacity.
+The first three need nothing but the head statistics. Agreement compares heads key by key and needs every head's lse
+before the first key can be compared: a second pass reads the keys of the layer again (no values), makes a_hj =
+e^(x_hj - lse_h) of a tile for all heads, and again for their distance from the mean. That is one more read of K at
+most, for one layer, and no memory; kept scores would be H floats a key instead, for every slot up to its capacity.
 
 Shape suffixes: B sequences, H query heads, K key/value heads, D head size.
 """
@@ -98,30 +98,11 @@ def _attention_of_tile(
 
 @triton.jit
 def _agreement_kernel(
-    q_ptr,
-    k_ptr,
-    table_ptr,
-    slots_ptr,
-    lengths_ptr,
-    lse_ptr,
-    part_ptr,
-    scale_log2,
-    stride_qb,
-    stride_qh,
-    stride_page,
-    stride_place,
-    stride_kv_head,
-    stride_table,
-    GROUP: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    D: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
-    SHARES: tl.constexpr,
-    BLOCK_G: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    USE_PDL: tl.constexpr,
-):
+    q_ptr, k_ptr, table_ptr, slots_ptr, lengths_ptr, lse_ptr, part_ptr,
+    scale_log2, stride_qb, stride_qh, stride_page, stride_place, stride_kv_head, stride_table,
+    GROUP: tl.constexpr, KV_HEADS: tl.constexpr, D: tl.constexpr, PAGE_SIZE: tl.constexpr, SHARES: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_D: tl.constexpr, USE_PDL: tl.constexpr,
+):  # fmt: skip
     split = tl.program_id(0)
     b = tl.program_id(1).to(tl.int64)
     wait_for_producers(USE_PDL)
@@ -156,18 +137,10 @@ def _agreement_kernel(
 
 @triton.jit
 def _signals_kernel(
-    entropy_ptr,
-    strength_ptr,
-    part_ptr,
-    lengths_ptr,
-    signals_ptr,
+    entropy_ptr, strength_ptr, part_ptr, lengths_ptr, signals_ptr,
     rows,
-    HEADS: tl.constexpr,
-    SHARES: tl.constexpr,
-    BLOCK_H: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-    USE_PDL: tl.constexpr,
-):
+    HEADS: tl.constexpr, SHARES: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_S: tl.constexpr, USE_PDL: tl.constexpr,
+):  # fmt: skip
     b = tl.program_id(0)
     wait_for_producers(USE_PDL)
     let_dependents_start(USE_PDL)
@@ -215,52 +188,24 @@ def attention_signals(
         check_integer("slots", slots_B, (batch,))
     elif pages.table.shape[0] < batch:
         raise ValueError(f"without slots, {batch} rows need as many rows of the page table, not {len(pages.table)}")
-    device = check_device(
-        q=q_BHD, k=pages.k_PSKD, table=pages.table, lse=heads.lse, lengths=lengths_B, slots=slots_B
-    )
+    device = check_device(q=q_BHD, k=pages.k_PSKD, table=pages.table, lse=heads.lse, lengths=lengths_B, slots=slots_B)
     signals_4B = torch.empty((4, batch), dtype=torch.float32, device=device)
     if batch:
         config = dict(config_for("attention_signals", (num_heads, head_dim), device, _DEFAULT))
         shares, group, use_pdl = config["SHARES"], num_heads // kv_heads, pdl_supported(device)
         part = torch.empty((batch, shares), dtype=torch.float32, device=device)
         _agreement_kernel[(shares, batch)](
-            q_BHD,
-            pages.k_PSKD,
-            pages.table,
-            slots_B,
-            lengths_B,
-            heads.lse,
-            part,
-            math.log2(math.e) / math.sqrt(head_dim),
-            q_BHD.stride(0),
-            q_BHD.stride(1),
-            *pages.k_PSKD.stride()[:3],
-            pages.table.stride(0),
-            GROUP=group,
-            KV_HEADS=kv_heads,
-            D=head_dim,
-            PAGE_SIZE=pages.page_size,
-            BLOCK_G=max(16, triton.next_power_of_2(group)),
-            BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
-            USE_PDL=use_pdl,
-            **config,
-            **pdl_options(use_pdl),
-        )
+            q_BHD, pages.k_PSKD, pages.table, slots_B, lengths_B, heads.lse, part, math.log2(math.e) /
+            math.sqrt(head_dim), q_BHD.stride(0), q_BHD.stride(1), *pages.k_PSKD.stride()[:3], pages.table.stride(0),
+            GROUP=group, KV_HEADS=kv_heads, D=head_dim, PAGE_SIZE=pages.page_size, BLOCK_G=max(16,
+            triton.next_power_of_2(group)), BLOCK_D=max(16, triton.next_power_of_2(head_dim)), USE_PDL=use_pdl,
+            **config, **pdl_options(use_pdl),
+        )  # fmt: skip
         _signals_kernel[(batch,)](
-            heads.entropy,
-            heads.strength,
-            part,
-            lengths_B,
-            signals_4B,
-            batch,
-            HEADS=num_heads,
-            SHARES=shares,
-            BLOCK_H=triton.next_power_of_2(num_heads),
-            BLOCK_S=triton.next_power_of_2(shares),
-            USE_PDL=use_pdl,
-            num_warps=1,
-            **pdl_options(use_pdl),
-        )
+            heads.entropy, heads.strength, part, lengths_B, signals_4B, batch, HEADS=num_heads, SHARES=shares,
+            BLOCK_H=triton.next_power_of_2(num_heads), BLOCK_S=triton.next_power_of_2(shares), USE_PDL=use_pdl,
+            num_warps=1, **pdl_options(use_pdl),
+        )  # fmt: skip
     return AttentionSignals(*signals_4B.unbind())
 
 

@@ -37,6 +37,7 @@ def check_integer(name: str, x: Tensor, shape: tuple[int | None, ...]) -> None:
 
 
 def _check_shape(name: str, x: Tensor, shape: tuple[int | None, ...]) -> None:
-    if x.dim() != len(shape) or any(want is not None and have != want for have, want in zip(x.shape, shape)):
+    fits = x.dim() == len(shape) and all(want in (None, have) for have, want in zip(x.shape, shape, strict=True))
+    if not fits:
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise ValueError(f"{name} must have shape [{wanted}], not {list(x.shape)}")

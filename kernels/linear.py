@@ -5,8 +5,8 @@
     y = z                                          or   SiLU(z[:, :N]) * z[:, N:]  where W has the 2N rows gate, up
     y = y + residual
 
-At one row the weights are all the memory traffic there is, so a product is as fast as its weights stream; `stream` has that
-part. With split-K (`splits` programs share the columns of a block) each program writes its float32 sums and
+At one row the weights are all the memory traffic there is, so a product is as fast as its weights stream; `stream`
+has that part. With split-K (`splits` programs share the columns of a block) each program writes its float32 sums and
 `_reduce_kernel` adds them in their order: no atomics, so the same bits in every run. Split-K pays for K >= 4096 with
 K/N >= 0.6 and loses for short or wide matrices.
 
@@ -134,7 +134,8 @@ def _linear_kernel(
 
 @triton.jit
 def _reduce_kernel(
-    part_ptr, square_ptr, bias_ptr, residual_ptr, y_ptr, M, stride_rm, eps,
+    part_ptr, square_ptr, bias_ptr, residual_ptr, y_ptr,
+    M, stride_rm, eps,
     N: tl.constexpr, K: tl.constexpr, SILU_MUL: tl.constexpr, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr,
     USE_PDL: tl.constexpr,
 ):  # fmt: skip

@@ -4,15 +4,14 @@
     x = h W^T                                          [B, V], rounded likewise; kept in registers
     statistics of x as in `uncertainty`; draw from x as in `sample`
 
-Each program takes a run of tiles of W's rows, one after another. A tile ends with x for BLOCK_V tokens and all B rows in
-registers: its (m, s, mean, spread), two largest logits, best score + noise and the mass at temperature T are merged into the
-program's running ones (Chan's rule, see `uncertainty`), and a second kernel merges the programs' parts. So a step costs one
-pass over W and a few numbers a program. Logits are written only where they are asked for.
+Each program takes BLOCK_V rows of W and ends with x for so many tokens and all B rows in registers. What it writes is
+a part (see `uncertainty`): m, s, mean, spread, the two largest logits; and for the draw its best score + noise and its
+mass at temperature T, sum e^((x - m) / T) about its own maximum m. A second kernel merges the parts. So a step costs
+one pass over W and ten numbers a program and row; logits are written only where they are asked for. (Merging in the
+program, over several tiles, would leave fewer parts, but its running state takes more registers than a thread has.)
 
 Rounding x to the model's dtype before anything is computed from it makes the token the same that would be chosen from
 stored logits. Rows are padded to sixteen whatever their number, so a row's results do not depend on its batch mates.
-
-The mass of a part is sum e^((x - m) / T) about its own maximum m; at the end masses are brought to the row's maximum.
 
 Shape suffixes: B rows, E hidden size, V vocabulary.
 """
@@ -99,7 +98,7 @@ def lm_head_reference(
 
 @triton.jit
 def prefetch(pointers):
-    """Ask for cache lines of L2 without waiting for them: memory traffic while the kernel before this one still runs."""
+    """Ask for lines of L2 without waiting for them: memory traffic while the kernel before this one still runs."""
     tl.inline_asm_elementwise(
         "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers], dtype=tl.int32, is_pure=False, pack=1
     )
@@ -135,10 +134,7 @@ def product_tile(
             w = tl.load(weight_rows + k[None, :], mask=(k < E)[None, :], other=0.0)
             h = tl.load(hidden_rows + k[:, None], mask=live[None, :] & (k < E)[:, None], other=0.0)
         if norm is not None:
-            if E % BLOCK_K == 0:
-                g = tl.load(norm + k)
-            else:
-                g = tl.load(norm + k, mask=k < E, other=0.0)
+            g = tl.load(norm + k) if E % BLOCK_K == 0 else tl.load(norm + k, mask=k < E, other=0.0)
             h = (h.to(tl.float32) * scale[None, :] * g.to(tl.float32)[:, None]).to(w.dtype)
         acc = dot(w, h, acc)
     x = acc.to(weight.dtype.element_ty).to(tl.float32)
@@ -185,8 +181,9 @@ def _lm_head_kernel(
     if norm is not None:
         scale = tl.rsqrt(mean_square(hidden, row, live, hidden_stride, E, BLOCK_K, BLOCK_B) + eps)
     x = product_tile(
-        hidden, norm, weight, row, live, token, inside, scale, hidden_stride, weight_stride, E, BLOCK_V, BLOCK_K, BLOCK_B
-    )
+        hidden, norm, weight, row, live, token, inside, scale, hidden_stride, weight_stride,
+        E, BLOCK_V, BLOCK_K, BLOCK_B,
+    )  # fmt: skip
     if logits is not None:
         at = logits + row[None, :] * logits_stride + token[:, None]
         tl.store(at, x.to(logits.dtype.element_ty), mask=inside[:, None] & live[None, :])
@@ -278,14 +275,14 @@ def product_statistics(
     hidden_BE: Tensor,
     weight_VE: Tensor,
     *,
-    norm: Norm | None,
-    ids_B: Tensor | None,
-    givens_B: Tensor | None,
-    draw: Draw | None,
-    logits_BV: Tensor | None,
     blocks: Mapping[str, int],
     block_rows: int,
-) -> tuple[Uncertainty, Sample | None]:
+    norm: Norm | None = None,
+    ids_B: Tensor | None = None,
+    givens_B: Tensor | None = None,
+    draw: Draw | None = None,
+    logits_BV: Tensor | None = None,
+) -> tuple[Results, Sample | None]:
     """Launch the product and the merge of its parts; arguments have been checked, and there is a row.
 
     The logits of the given ids are written to ``givens_B`` ``[B]`` float32.
@@ -307,13 +304,13 @@ def product_statistics(
         *(draw[:3] if draw else (None,) * 3), *(draw_parts or (None, None)),
         0.0 if norm is None else norm.eps,
         hidden_BE.stride(0), weight_VE.stride(0), 0 if logits_BV is None else logits_BV.stride(0),
-        rows, vocab, count,
-        STREAM=draw.stream if draw else 0, E=size, BLOCK_V=blocks["BLOCK_V"], BLOCK_K=blocks["BLOCK_K"], BLOCK_B=block_rows,
+        rows, vocab, count, STREAM=draw.stream if draw else 0, E=size,
+        BLOCK_V=blocks["BLOCK_V"], BLOCK_K=blocks["BLOCK_K"], BLOCK_B=block_rows,
         num_warps=blocks["num_warps"], num_stages=blocks["num_stages"], **launch,
     )  # fmt: skip
     if draw is None:
         merge(parts, results, vocab, ids_B, givens_B, 1, given_at_id=False)
-        return results.view(), None
+        return results, None
     assert draw_parts is not None
     ids = torch.empty(rows, dtype=torch.int64, device=device)
     logprobs = torch.empty(2, rows, dtype=torch.float32, device=device)
@@ -321,7 +318,7 @@ def product_statistics(
         *parts, ids_B, givens_B, *results, draw.temperature_B, *draw_parts, ids, logprobs, rows, vocab, count,
         BLOCK=triton.next_power_of_2(count), num_warps=4, **launch,
     )  # fmt: skip
-    return results.view(), Sample(ids, *logprobs.unbind(0))
+    return results, Sample(ids, *logprobs.unbind(0))
 
 
 def lm_head(
@@ -360,10 +357,9 @@ def lm_head(
         check_integer("ids", ids_B, (rows,))
     if draw is not None:
         check_sampling(rows, draw.temperature_B, draw.keys_B2, draw.positions_B, draw.filters, draw.stream)
-    device = check_device(
-        hidden=hidden_BE, weight=weight_VE, norm=None if norm is None else norm.weight_E, ids=ids_B,
-        **({} if draw is None else draw.filters._asdict() | dict(zip("tkp", draw[:3], strict=True))),
-    )  # fmt: skip
+    device = check_device(hidden=hidden_BE, weight=weight_VE, norm=None if norm is None else norm.weight_E, ids=ids_B)
+    if draw is not None:
+        check_device(hidden=hidden_BE, temperature=draw.temperature_B, keys=draw.keys_B2, positions=draw.positions_B)
     filtered = draw is not None and any(value is not None for value in draw.filters)
     logits = None
     if want_logits or filtered:
@@ -373,10 +369,11 @@ def lm_head(
         drawn = None if draw is None else Sample(torch.empty(0, dtype=torch.int64, device=device), *nobody.unbind(0))
         return LmHead(Results.empty(0, device).view(), drawn, logits)
     givens = None if ids_B is None else torch.empty(rows, dtype=torch.float32, device=device)
-    statistics, drawn = product_statistics(
-        hidden_BE, weight_VE, norm=norm, ids_B=ids_B, givens_B=givens, draw=None if filtered else draw, logits_BV=logits,
-        blocks=config or config_for("lm_head", (vocab, size), device, CONFIG), block_rows=MAX_ROWS,
+    results, drawn = product_statistics(
+        hidden_BE, weight_VE, norm=norm, ids_B=ids_B, givens_B=givens, draw=None if filtered else draw,
+        logits_BV=logits, blocks=config or config_for("lm_head", (vocab, size), device, CONFIG), block_rows=MAX_ROWS,
     )  # fmt: skip
+    statistics = results.view()
     if filtered:
         assert draw is not None and logits is not None
         drawn = sample(
@@ -398,7 +395,8 @@ def product_case(
         draws=f32 if draw else None, draw_ids=i32 if draw else None, eps=1e-5, hidden_stride=size,
         weight_stride=size, logits_stride=0, B=rows, V=vocab, PARTS=count,
     )  # fmt: skip
-    constexprs = {"STREAM": STREAM_SAMPLE, "E": size, "BLOCK_V": blocks["BLOCK_V"], "BLOCK_K": blocks["BLOCK_K"], "BLOCK_B": block_rows}
+    constexprs = {"STREAM": STREAM_SAMPLE, "E": size, "BLOCK_B": block_rows}
+    constexprs |= {key: blocks[key] for key in ("BLOCK_V", "BLOCK_K")}
     return CompileCase(name, _lm_head_kernel, signature, constexprs, blocks["num_warps"], blocks["num_stages"])
 
 

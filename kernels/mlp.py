@@ -2,8 +2,8 @@
 
     y = gate * sigmoid(gate) * up,      gate = x[:, :F],  up = x[:, F:]
 
-For one to sixteen rows `linear(..., silu_mul=True)` does this in the product's own epilogue; this kernel serves the larger
-forwards, whose products are cuBLAS's.
+For one to sixteen rows `linear(..., silu_mul=True)` does this in the product's own epilogue; this kernel serves the
+larger forwards, whose products are cuBLAS's.
 
 Shape suffixes: T rows (tokens), F intermediate size, 2F the fused gate and up.
 """

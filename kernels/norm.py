@@ -3,8 +3,8 @@
     r = x + residual                    (r = x where there is no residual)
     y = r / sqrt(mean(r^2) + eps) * w
 
-Sums and the square root are in float32 whatever the inputs are. r is rounded to the input's dtype before it is normalised,
-because the next layer reads it rounded: both then start from the same numbers.
+Sums and the square root are in float32 whatever the inputs are. r is rounded to the input's dtype before it is
+normalised, because the next layer reads it rounded: both then start from the same numbers.
 
 Shape suffixes: T rows (tokens), E hidden size.
 """
@@ -58,18 +58,10 @@ def rms_norm_reference(x_TE: Tensor, norm: Norm, *, residual_TE: Tensor | None =
 
 @triton.jit
 def _rms_norm_kernel(
-    x_ptr,
-    weight_ptr,
-    residual_ptr,
-    hidden_ptr,
-    sum_ptr,
-    stride_xt,
-    stride_rt,
-    eps,
-    E: tl.constexpr,
-    BLOCK_E: tl.constexpr,
-    USE_PDL: tl.constexpr,
-):
+    x_ptr, weight_ptr, residual_ptr, hidden_ptr, sum_ptr,
+    stride_xt, stride_rt, eps,
+    E: tl.constexpr, BLOCK_E: tl.constexpr, USE_PDL: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     e = tl.arange(0, BLOCK_E)
     live = e < E
@@ -110,20 +102,11 @@ def rms_norm(x_TE: Tensor, norm: Norm, *, residual_TE: Tensor | None = None) -> 
     if tokens:
         use_pdl = pdl_supported(device)
         _rms_norm_kernel[(tokens,)](
-            x_TE,
-            norm.weight_E,
-            residual_TE,
-            hidden_TE,
-            None if residual_TE is None else sum_TE,
-            x_TE.stride(0),
-            0 if residual_TE is None else residual_TE.stride(0),
-            norm.eps,
-            E=hidden,
-            BLOCK_E=triton.next_power_of_2(hidden),
-            USE_PDL=use_pdl,
-            **config_for("rms_norm", (hidden,), device, _default_config(hidden)),
-            **pdl_options(use_pdl),
-        )
+            x_TE, norm.weight_E, residual_TE, hidden_TE, None if residual_TE is None else sum_TE, x_TE.stride(0), 0 if
+            residual_TE is None else residual_TE.stride(0), norm.eps, E=hidden,
+            BLOCK_E=triton.next_power_of_2(hidden), USE_PDL=use_pdl, **config_for("rms_norm", (hidden,), device,
+            _default_config(hidden)), **pdl_options(use_pdl),
+        )  # fmt: skip
     return Normed(hidden_TE, sum_TE)
 
 

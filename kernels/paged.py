@@ -1,7 +1,7 @@
 """One layer's paged keys and values, as the kernels see them.
 
-Position i of a sequence lies in page ``table[slot, i // S]``, at place ``i % S``. Page 0 belongs to nobody: a row of zeros
-in the table is a slot without pages, and what is written there is never read as a live key.
+Position i of a sequence lies in page ``table[slot, i // S]``, at place ``i % S``. Page 0 belongs to nobody: a row of
+zeros in the table is a slot without pages, and what is written there is never read as a live key.
 
 Shape suffixes: P pages, S page size, K key/value heads, D head size.
 """
@@ -49,10 +49,11 @@ class PagedKV(NamedTuple):
 
 @triton.jit
 def place_offsets(row_ptr, first, stop, stride_page, stride_place, PAGE_SIZE: tl.constexpr, BLOCK: tl.constexpr):
-    """Offsets (int64, ``[BLOCK]``) in k or v of positions first, first + 1, ..., of which those below stop are looked up.
+    """Offsets (int64, ``[BLOCK]``) in k or v of positions first, first + 1, ..., of which those below stop are looked
+    up.
 
-    ``row_ptr`` is the sequence's row of the table; first is a multiple of BLOCK. A block that cannot cross a page's border
-    needs one look-up, and its addresses are then known to be evenly spaced.
+    ``row_ptr`` is the sequence's row of the table; first is a multiple of BLOCK. A block that cannot cross a page's
+    border needs one look-up, and its addresses are then known to be evenly spaced.
     """
     if PAGE_SIZE % BLOCK == 0:
         page = tl.load(row_ptr + first // PAGE_SIZE).to(tl.int64)

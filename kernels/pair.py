@@ -14,9 +14,9 @@ Written so that every term is non-negative, because sums of terms of both signs 
 
 and for small a and t by their series. A token with p = 0 adds q to the first sum; one with q = 0 < p makes KL infinite.
 
-Both need both normalisers first, so there are two passes: statistics (one pass each, see `uncertainty`), then divergences
-and ranks. Either from logits, or from hidden states and output matrices (see `lm_head`): then a tile of logits of both
-models lives in registers in both passes and is never stored, at the price of computing it twice.
+Both need both normalisers first, so there are two passes: statistics (see `uncertainty`), then divergences and ranks.
+Either from logits, or from hidden states and output matrices (see `lm_head`): then a tile of logits of both models
+lives in registers in both passes and is never stored, at the price of computing it twice.
 
 Shape suffixes: N rows, V vocabulary, E hidden size.
 """
@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dodona.kernels.checks import FLOATS, check_integer
+from dodona.kernels.checks import check_integer
 from dodona.kernels.launch import (
     LLAMA_SHAPES,
     CompileCase,
@@ -50,8 +50,8 @@ from dodona.kernels.uncertainty import (
     Uncertainty,
     check_logits,
     choose_splits,
-    uncertainty,
     uncertainty_reference,
+    uncertainty_results,
 )
 
 CONFIG = {"BLOCK": 2048, "num_warps": 4, "programs_per_sm": 2}
@@ -82,17 +82,15 @@ def pair_reference(base_NV: Tensor, oracle_NV: Tensor, ids_N: Tensor) -> Pair:
     broken = (base.error != 0) | (oracle.error != 0)
 
     def rank(logits_NV: Tensor) -> Tensor:
-        larger = (logits_NV > logits_NV.gather(1, ids_N.unsqueeze(1))).sum(-1) + 1
+        larger = (logits_NV > logits_NV.gather(1, ids_N.long().unsqueeze(1))).sum(-1) + 1
         return larger.int().masked_fill(broken, 0)
 
-    return Pair(
-        base, oracle, rank(x), rank(y), kl.masked_fill(broken, torch.nan), js.masked_fill(broken, torch.nan)
-    )
+    return Pair(base, oracle, rank(x), rank(y), kl.masked_fill(broken, torch.nan), js.masked_fill(broken, torch.nan))
 
 
 @triton.jit
 def divergence_terms(log_p, log_q):
-    """What one token adds to KL and to JS. Series where |a| < 1/4: their first left-out terms are below 1e-7 of the sum."""
+    """What one token adds to KL and to JS; series below 1/4, whose first left-out terms are under 1e-7 of the sum."""
     p = tl.exp(tl.maximum(log_p, -200.0))
     q = tl.exp(tl.maximum(log_q, -200.0))
     a = tl.where(log_p == log_q, 0.0, log_p - log_q)  # also where both are -inf
@@ -114,8 +112,8 @@ def divergence_terms(log_p, log_q):
 
 @triton.jit
 def log_normaliser(floats, row, B, live):
-    """The largest logit and ln sum e^(x - m) of rows from their packed statistics: x - m - the second is ln p, exact to the
-    last bits also for rows of large numbers, where x - lse is not."""
+    """m and ln s of rows from their packed statistics: (x - m) - ln s is ln p to the last bits, also for rows of large
+    numbers, where x - lse is not."""
     m = tl.load(floats + 3 * B + row, mask=live, other=0.0)
     return m, -tl.log(tl.load(floats + 4 * B + row, mask=live, other=1.0))
 
@@ -238,14 +236,7 @@ class _Scratch(NamedTuple):
         )
 
 
-def _packed(statistics: Uncertainty) -> Tensor:
-    """The matrix ``[ROW_FLOATS, N]`` whose rows the float fields are; lse is the first."""
-    packed = statistics.lse._base
-    assert packed is not None
-    return packed
-
-
-def _finish(scratch: _Scratch, ids_N: Tensor, base: Uncertainty, oracle: Uncertainty, vocab: int) -> Pair:
+def _finish(scratch: _Scratch, ids_N: Tensor, base: Results, oracle: Results, vocab: int) -> Pair:
     """Add up the pieces."""
     _, rows, parts = scratch.sums.shape
     device = ids_N.device
@@ -257,7 +248,7 @@ def _finish(scratch: _Scratch, ids_N: Tensor, base: Uncertainty, oracle: Uncerta
             *scratch, ids_N, base.error, oracle.error, divergences, ranks, rows, vocab, parts,
             BLOCK=triton.next_power_of_2(parts), USE_PDL=use_pdl, num_warps=4, **pdl_options(use_pdl),
         )  # fmt: skip
-    return Pair(base, oracle, *ranks.unbind(0), *divergences.unbind(0))
+    return Pair(base.view(), oracle.view(), *ranks.unbind(0), *divergences.unbind(0))
 
 
 def pair(
@@ -288,7 +279,7 @@ def pair(
         raise ValueError(f"logits of base and oracle differ in shape: {base_NV.shape} and {oracle_NV.shape}")
     check_integer("ids", ids_N, (rows,))
     device = check_device(base=base_NV, oracle=oracle_NV, ids=ids_N)
-    base, oracle = uncertainty(base_NV, ids_N), uncertainty(oracle_NV, ids_N)
+    base, oracle = uncertainty_results(base_NV, ids_N), uncertainty_results(oracle_NV, ids_N)
     if rows == 0:
         return _finish(_Scratch.empty(0, 1, device), ids_N, base, oracle, vocab)
     blocks = config or config_for("pair", (triton.next_power_of_2(rows), vocab), device, CONFIG)
@@ -300,7 +291,7 @@ def pair(
     scratch = _Scratch.empty(rows, splits, device)
     use_pdl = pdl_supported(device)
     _pair_kernel[(rows, splits)](
-        base_NV, oracle_NV, ids_N, _packed(base), _packed(oracle), *scratch,
+        base_NV, oracle_NV, ids_N, base.floats, oracle.floats, *scratch,
         base_NV.stride(0), oracle_NV.stride(0), rows, vocab, chunk, splits,
         BLOCK=block, USE_PDL=use_pdl, num_warps=blocks["num_warps"], **pdl_options(use_pdl),
     )  # fmt: skip
@@ -316,7 +307,7 @@ def pair_of_products(
     *,
     config: Mapping[str, int] | None = None,
 ) -> Pair:
-    """The same from normalised hidden states and output matrices; logits are rounded to each model's dtype, never stored.
+    """The same from normalised hidden states and output matrices: logits are rounded to the model's dtype, not stored.
 
     Args:
         base_NE: ``[N, base hidden size]``, bfloat16, float16 or float32, after the final norm; rows may be strided.
@@ -341,22 +332,21 @@ def pair_of_products(
         base=base_NE, base_weight=base_weight_VE, oracle=oracle_NE, oracle_weight=oracle_weight_VE, ids=ids_N
     )
     if rows == 0:
-        nothing = Results.empty(0, device).view()
+        nothing = Results.empty(0, device)
         return _finish(_Scratch.empty(0, 1, device), ids_N, nothing, nothing, vocab)
     blocks = config or config_for("pair_of_products", (vocab, base_size, oracle_size), device, PRODUCT_CONFIG)
     givens = torch.empty(2, rows, dtype=torch.float32, device=device)
-    shared = {"norm": None, "ids_B": ids_N, "draw": None, "logits_BV": None}
     base, _ = product_statistics(
-        base_NE, base_weight_VE, givens_B=givens[0], blocks=blocks, block_rows=blocks["BLOCK_N"], **shared
+        base_NE, base_weight_VE, blocks=blocks, block_rows=blocks["BLOCK_N"], ids_B=ids_N, givens_B=givens[0]
     )
     oracle, _ = product_statistics(
-        oracle_NE, oracle_weight_VE, givens_B=givens[1], blocks=blocks, block_rows=blocks["BLOCK_N"], **shared
+        oracle_NE, oracle_weight_VE, blocks=blocks, block_rows=blocks["BLOCK_N"], ids_B=ids_N, givens_B=givens[1]
     )
     parts = triton.cdiv(vocab, blocks["BLOCK_V"])
     scratch = _Scratch.empty(rows, parts, device)
     use_pdl = pdl_supported(device)
     _pair_product_kernel[(triton.cdiv(rows, blocks["BLOCK_N"]), parts)](
-        base_NE, base_weight_VE, oracle_NE, oracle_weight_VE, ids_N, _packed(base), _packed(oracle), *givens.unbind(0),
+        base_NE, base_weight_VE, oracle_NE, oracle_weight_VE, ids_N, base.floats, oracle.floats, *givens.unbind(0),
         *scratch, base_NE.stride(0), base_weight_VE.stride(0), oracle_NE.stride(0), oracle_weight_VE.stride(0),
         rows, vocab, parts, BASE_E=base_size, ORACLE_E=oracle_size,
         BLOCK_V=blocks["BLOCK_V"], BLOCK_K=blocks["BLOCK_K"], BLOCK_N=blocks["BLOCK_N"], USE_PDL=use_pdl,

@@ -12,8 +12,8 @@ INTERPRETING: tl.constexpr = tl.constexpr(interpreting())
 
 @triton.jit
 def loop_bound(scalar):
-    """A bound of ``range`` from a number on the device. NumPy 2.4 refuses int() of an array of one element, which is what
-    Triton 3.6's interpreter makes of such a bound; compiled code takes it as it is."""
+    """A bound of ``range`` from a number on the device. NumPy 2.4 refuses int() of an array of one element, which is
+    what Triton 3.6's interpreter makes of such a bound; compiled code takes it as it is."""
     if INTERPRETING:
         return int(scalar.handle.data.reshape(()))
     else:
@@ -22,8 +22,8 @@ def loop_bound(scalar):
 
 @triton.jit
 def dot(a, b, acc):
-    """a @ b + acc in float32. float32 inputs keep all their bits, where ``tl.dot`` would round them to TF32; bfloat16 is
-    widened for the interpreter, which multiplies its bit patterns as integers otherwise."""
+    """a @ b + acc in float32. float32 inputs keep all their bits, where ``tl.dot`` would round them to TF32; bfloat16
+    is widened for the interpreter, which multiplies its bit patterns as integers otherwise."""
     if a.dtype == tl.float32:
         return tl.dot(a, b, acc, input_precision="ieee")
     elif INTERPRETING:

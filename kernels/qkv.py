@@ -2,12 +2,13 @@
 
     z = RMSNorm(x) W^T + bias;    q, k, v = z;    q and k turned by their token's position;    k and v to their pages
 
-This is `rms_norm`, `linear` and `rope_append` as one launch (two with split-K), which is what a decode step of a small model
-needs: at batch 1 each launch costs about as much as the norm and the rotation together. The rows of W are dealt so that
-elements d and d + D/2 of a head are neighbours in a program, which can then rotate them before they are ever written.
+This is `rms_norm`, `linear` and `rope_append` as one launch (two with split-K), which is what a decode step of a
+small model needs: at batch 1 each launch costs about as much as the norm and the rotation together. The rows of W are
+dealt so that elements d and d + D/2 of a head are neighbours in a program, which can then rotate them before they are
+ever written.
 
-Shape suffixes: M tokens, E hidden size, H query heads, K key/value heads, D head size, R = (H + 2K) * D rows of W (q, then
-k, then v).
+Shape suffixes: M tokens, E hidden size, H query heads, K key/value heads, D head size, R = (H + 2K) * D rows of W (q,
+then k, then v).
 """
 
 from __future__ import annotations
@@ -102,12 +103,12 @@ def append(
 
 @triton.jit
 def _qkv_append_kernel(
-    x_ptr, weight_ptr, norm_ptr, bias_ptr, cos_ptr, sin_ptr, positions_ptr, slots_ptr, table_ptr,
-    q_ptr, k_ptr, v_ptr, part_ptr, square_ptr,
+    x_ptr, weight_ptr, norm_ptr, bias_ptr, cos_ptr, sin_ptr, positions_ptr, slots_ptr, table_ptr, q_ptr, k_ptr, v_ptr,
+    part_ptr, square_ptr,
     M, stride_xm, stride_wn, stride_rope_p, stride_table, stride_page, stride_place, stride_kv_head, eps,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, PAGE_SIZE: tl.constexpr,
-    E: tl.constexpr, SPLITS: tl.constexpr, TILES: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, USE_PDL: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, PAGE_SIZE: tl.constexpr, E: tl.constexpr,
+    SPLITS: tl.constexpr, TILES: tl.constexpr, ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    USE_PDL: tl.constexpr,
 ):  # fmt: skip
     R: tl.constexpr = (HEADS + 2 * KV_HEADS) * 2 * HALF
     split = tl.program_id(1)
@@ -134,8 +135,8 @@ def _qkv_append_kernel(
 def _reduce_kernel(
     part_ptr, square_ptr, bias_ptr, cos_ptr, sin_ptr, positions_ptr, slots_ptr, table_ptr, q_ptr, k_ptr, v_ptr,
     M, stride_rope_p, stride_table, stride_page, stride_place, stride_kv_head, eps,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, PAGE_SIZE: tl.constexpr,
-    E: tl.constexpr, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr, USE_PDL: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, PAGE_SIZE: tl.constexpr, E: tl.constexpr,
+    SPLITS: tl.constexpr, BLOCK_N: tl.constexpr, USE_PDL: tl.constexpr,
 ):  # fmt: skip
     wait_for_producers(USE_PDL)
     let_dependents_start(USE_PDL)

@@ -5,11 +5,11 @@ In the half-split convention of the Hugging Face checkpoints, for one head at po
     y[d]       = x[d]       * cos[p, d]       + x[d + D/2] * sin[p, d]
     y[d + D/2] = x[d + D/2] * cos[p, d + D/2] + x[d]       * sin[p, d + D/2]
 
-that is ``x * cos + roll(x, D/2) * sin`` with tables whose sine has its first half negated. q goes to an output of its own,
-k to place p of its sequence, v there too, unchanged.
+that is ``x * cos + roll(x, D/2) * sin`` with tables whose sine has its first half negated. q goes to an output of its
+own, k to place p of its sequence, v there too, unchanged.
 
-Shape suffixes: T tokens, H query heads, K key/value heads, D head size, R = (H + 2K) * D rows of the fused product (q, then
-k, then v), P positions of the tables.
+Shape suffixes: T tokens, H query heads, K key/value heads, D head size, R = (H + 2K) * D rows of the fused product
+(q, then k, then v), P positions of the tables.
 """
 
 from __future__ import annotations
@@ -106,29 +106,11 @@ def rotate_and_store(
 
 @triton.jit
 def _rope_append_kernel(
-    qkv_ptr,
-    cos_ptr,
-    sin_ptr,
-    positions_ptr,
-    slots_ptr,
-    table_ptr,
-    q_ptr,
-    k_ptr,
-    v_ptr,
-    stride_qkv_t,
-    stride_rope_p,
-    stride_table,
-    stride_page,
-    stride_place,
-    stride_kv_head,
-    HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    HALF: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
-    BLOCK_HEADS: tl.constexpr,
-    BLOCK_HALF: tl.constexpr,
-    USE_PDL: tl.constexpr,
-):
+    qkv_ptr, cos_ptr, sin_ptr, positions_ptr, slots_ptr, table_ptr, q_ptr, k_ptr, v_ptr,
+    stride_qkv_t, stride_rope_p, stride_table, stride_page, stride_place, stride_kv_head,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr, PAGE_SIZE: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr, BLOCK_HALF: tl.constexpr, USE_PDL: tl.constexpr,
+):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)[:, None]
     d = tl.arange(0, BLOCK_HALF)[None, :]
@@ -189,28 +171,11 @@ def rope_append(
         use_pdl = pdl_supported(device)
         config = config_for("rope_append", (heads, kv_heads, head_dim), device, _DEFAULT)
         _rope_append_kernel[(tokens, triton.cdiv(heads + 2 * kv_heads, config["BLOCK_HEADS"]))](
-            qkv_TR,
-            rope.cos_PD,
-            rope.sin_PD,
-            positions_T,
-            slots_T,
-            pages.table,
-            q_THD,
-            pages.k_PSKD,
-            pages.v_PSKD,
-            qkv_TR.stride(0),
-            rope.cos_PD.stride(0),
-            pages.table.stride(0),
-            *pages.k_PSKD.stride()[:3],
-            HEADS=heads,
-            KV_HEADS=kv_heads,
-            HALF=head_dim // 2,
-            PAGE_SIZE=pages.page_size,
-            BLOCK_HALF=triton.next_power_of_2(head_dim // 2),
-            USE_PDL=use_pdl,
-            **config,
-            **pdl_options(use_pdl),
-        )
+            qkv_TR, rope.cos_PD, rope.sin_PD, positions_T, slots_T, pages.table, q_THD, pages.k_PSKD, pages.v_PSKD,
+            qkv_TR.stride(0), rope.cos_PD.stride(0), pages.table.stride(0), *pages.k_PSKD.stride()[:3], HEADS=heads,
+            KV_HEADS=kv_heads, HALF=head_dim // 2, PAGE_SIZE=pages.page_size,
+            BLOCK_HALF=triton.next_power_of_2(head_dim // 2), USE_PDL=use_pdl, **config, **pdl_options(use_pdl),
+        )  # fmt: skip
     return q_THD
 
 

@@ -5,7 +5,7 @@
     T = 0     g = 0, T = 1, nothing filtered: the largest logit
 
 The lowest id among equal maxima wins. u is ((word >> 9) + 1/2) 2^-23 of Philox4x32-10 with key (keys[0], keys[1]) and
-counter (token // 4, position, stream, 0), of which a token takes word token % 4. So a row's draw depends on nothing else.
+counter (token // 4, position, stream, 0), of which a token takes word token % 4: nothing else enters a row's draw.
 
 Filters, each on what the one before it left, with w = e^((x - max x) / T):
 
@@ -14,12 +14,12 @@ Filters, each on what the one before it left, with w = e^((x - max x) / T):
             rising id, is < p of the mass that top-k left                            1: off
     min-p   keep w >= min_p                                                          0: off
 
-No row is sorted. A score has an order-preserving unsigned key (bfloat16 logits: 16 bits of the logit itself; float16: 20;
+No row is sorted. A score has an order-preserving unsigned key (bfloat16: 16 bits of the logit itself; float16: 20;
 float32: all 32 of the score). The smallest kept key is found four bits a launch, from the top: every program counts and
 weighs the tokens of its piece of the row by the next four bits, and the first thing that the next launch does is to add
-these up and to choose the lowest non-empty one of sixteen bins before which the count is < k, or the mass < p of all. The
-last launch knows the exact key, the mass above it, and how many tokens of that key lie in earlier pieces: that decides ties
-by id. The number of launches depends on shapes, dtypes and on which filters are given, never on values.
+these up and to choose the lowest non-empty one of sixteen bins before which the count is < k, or the mass < p of all.
+The last launch knows the exact key, the mass above it, and how many tokens of that key lie in earlier pieces: that
+decides ties by id. The number of launches depends on shapes, dtypes and which filters are given, never on values.
 
 Shape suffixes: B rows, V vocabulary. Sources: Gumbel-max, Maddison et al. 2014 (arXiv:1411.0030); Philox, Salmon et al.
 2011; nucleus, Holtzman et al. 2020 (arXiv:1904.09751).
@@ -35,14 +35,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dodona.kernels.checks import FLOATS, INTEGERS, check_integer
+from dodona.kernels.checks import FLOATS, check_integer
 from dodona.kernels.launch import (
     LLAMA_SHAPES,
     CompileCase,
     check_device,
     config_for,
     let_dependents_start,
-    num_sms,
     pdl_options,
     pdl_supported,
     signature_of,
@@ -110,8 +109,8 @@ def philox_words(counter, position, stream, key0, key1):
 
 @triton.jit
 def gumbel(word):
-    """Standard Gumbel noise of a 32-bit word. The logarithms are the accurate ones: near u = 1, where the largest values
-    come from, an approximate logarithm is wrong by whole units."""
+    """Standard Gumbel noise of a 32-bit word. The logarithms must be the accurate ones: near u = 1, where the largest
+    values come from, an approximate logarithm has few or no correct digits."""
     u = ((word >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07
     return -tl.log(-tl.log(u))
 
@@ -127,7 +126,7 @@ def row_noise(first, position, stream, key0, key1, BLOCK: tl.constexpr):
 
 @triton.jit
 def order_key(x, score, BITS: tl.constexpr):
-    """An unsigned number that grows with the score; of 16-bit logits, whose quotients never coincide, from the logit."""
+    """An unsigned number that grows with the score; that of a 16-bit logit itself, whose quotients never coincide."""
     value = score if BITS == 32 else x
     value = tl.where(value == 0, 0.0, value)  # -0 equals 0
     bits = value.to(tl.int32, bitcast=True)
@@ -162,10 +161,7 @@ def advance(
     part = tl.arange(0, SPLIT_BLOCK)[:, None]
     at = ((line + (DONE % 2) * B) * SPLITS + part) * 16 + bins[None, :]
     count = tl.sum(tl.load(counts + at, mask=part < SPLITS, other=0), 0)
-    if BY_MASS:
-        measure = tl.sum(tl.load(masses + at, mask=part < SPLITS, other=0.0), 0)
-    else:
-        measure = count.to(tl.float32)
+    measure = tl.sum(tl.load(masses + at, mask=part < SPLITS, other=0.0), 0) if BY_MASS else count.to(tl.float32)
     if DONE == 0:
         old_prefix = line.to(tl.int32) * 0
         old_above = 0.0
@@ -220,12 +216,12 @@ def _search_kernel(
         wanted = key_so_far.to(tl.uint32, bitcast=True)
     if floor_prefix is not None:
         if LEVEL == 0:
-            floor, floor_lies_above, floor_goal, _ = advance(
+            floor, count_above, k, _ = advance(
                 floor_prefix, floor_above, floor_target, floor_counts, None, floor_limit, greedy, row, B, V, SPLITS,
                 LEVELS - 1, False, SPLIT_BLOCK,
             )  # fmt: skip
             if split == 0:
-                store_state(floor_prefix, floor_above, floor_target, row, B, LEVELS, floor, floor_lies_above, floor_goal)
+                store_state(floor_prefix, floor_above, floor_target, row, B, LEVELS, floor, count_above, k)
         else:
             floor = tl.load(floor_prefix + LEVELS * B + row)
         lowest = floor.to(tl.uint32, bitcast=True)
@@ -505,12 +501,11 @@ def compile_cases() -> Iterator[CompileCase]:
             levels = bits // RADIX_BITS
             name = f"[{rows}, {vocab}] {dtype}".replace("torch.", "")
             for by_mass, level in ((False, 1), (True, 0), (True, 1)):
-                has_floor = by_mass
-                floor = dict(zip(("limit", "prefix", "above", "target", "counts"), (i64, i32, f32, f32, i32), strict=True))
+                floor = {"limit": i64, "prefix": i32, "above": f32, "target": f32, "counts": i32}
                 signature = signature_of(
                     logits=dtype, temperature=f32, top_logit=f32, limit=f32 if by_mass else i64,
                     **(state | ({} if by_mass else {"masses": None})),
-                    **{f"floor_{key}": value if has_floor else None for key, value in floor.items()},
+                    **{f"floor_{key}": value if by_mass else None for key, value in floor.items()},
                     **shape, SPLITS=splits,
                 )  # fmt: skip
                 constexprs = {"LEVEL": level, "LEVELS": levels, "BY_MASS": by_mass, "BITS": bits, **sizes}
@@ -524,7 +519,8 @@ def compile_cases() -> Iterator[CompileCase]:
                     **(state if filtered else nothing), best_values=f32, best_ids=i32, kept_masses=f32,
                     **shape, SPLITS=splits,
                 )  # fmt: skip
-                constexprs = {"STREAM": STREAM_SAMPLE, "BY_MASS": filtered, "LEVELS": levels, "BITS": bits, "BLOCK": block, **sizes}
+                constexprs = {"STREAM": STREAM_SAMPLE, "BY_MASS": filtered, "LEVELS": levels, "BITS": bits, **sizes}
+                constexprs["BLOCK"] = block
                 draw = f"draw {'filtered ' if filtered else ''}{name}"
                 yield CompileCase(draw, _draw_kernel, signature, constexprs, warps, 1)
         signature = signature_of(

@@ -4,9 +4,10 @@ A program has BLOCK_N rows of W and a share of their K columns, and makes z = h 
 x, or x times the weight g of a norm; and with a norm also the share's sum of x^2, from which the norm's factor
 1 / sqrt(mean(x^2) + eps) is made. That factor is one number a row of x, so it is applied to the finished sum.
 
-A kernel asks for its `first_tile` of weights, waits for its producers, and goes on with `stream_sums`: under programmatic
-dependent launch the tile is on its way while the kernel before it still runs. So weights, unlike activations, must not
-come from the kernel right before. Nothing that another kernel writes is touched before the wait.
+A kernel asks for its `first_tile` of weights, waits for its producers, and goes on with `stream_sums`: under
+programmatic dependent launch the tile is on its way while the kernel before it still runs. So weights, unlike
+activations, must not come from the kernel right before. Nothing that another kernel writes is touched before the
+wait.
 
 One or two rows (`gemv_sums`): a thread multiplies its own piece of W and adds over threads once, at the end. Three to
 sixteen rows (`dot_sums`): tensor cores, the rows padded to sixteen.
@@ -19,7 +20,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dodona.kernels.launch import let_dependents_start, wait_for_producers
 from dodona.kernels.portable import dot
 
 MAX_ROWS = 16
@@ -129,9 +129,7 @@ def stream_sums(
     if ROWS <= 2:
         return gemv_sums(w, w_at, x_ptr, norm_ptr, stride_xm, first, K, TILES, ROWS, BLOCK_N, BLOCK_K, EVEN)
     else:
-        return dot_sums(
-            w, w_at, x_ptr, norm_ptr, M, stride_xm, first, K, TILES, ROWS, BLOCK_N, BLOCK_K, EVEN, USE_PDL
-        )
+        return dot_sums(w, w_at, x_ptr, norm_ptr, M, stride_xm, first, K, TILES, ROWS, BLOCK_N, BLOCK_K, EVEN, USE_PDL)
 
 
 @triton.jit

@@ -11,11 +11,11 @@ common maximum: with S_j = s_j e^(m_j - m) and mean_j re-based to m,
 
     s = sum S_j,   mean = sum S_j mean_j / s,   spread = sum [spread_j e^(m_j - m) + S_j (mean_j - mean)^2].
 
-Why not the power sums t1 = sum w (x - m), t2 = sum w (x - m)^2 of the whole row: t2/s - (t1/s)^2 cancels. The token at m
-has the largest p, so V >= p_max (t1/s)^2 >= (t1/s)^2 / n over n tokens: the cancellation can cost a factor 1 + n, which
-for a flat row of 128256 is all of float32 but two digits. Power sums are used only inside a group of RUNS * VEC (at
-most 64) tokens that one thread holds, where they lose at most six bits; above that only sums of non-negative terms
-remain, so an almost uniform row keeps its relative accuracy.
+Why not the power sums t1 = sum w (x - m), t2 = sum w (x - m)^2 of the whole row: t2/s - (t1/s)^2 cancels. The token at
+m has the largest p, so varentropy >= p_max (t1/s)^2 >= (t1/s)^2 / n over n tokens: the cancellation can cost a factor
+1 + n, which for a flat row of 128256 is all of float32 but two digits. Power sums are used only inside a group of
+RUNS * VEC (at most 64) tokens that one thread holds, where they lose at most six bits; above that only sums of
+non-negative terms remain, so an almost uniform row keeps its relative accuracy.
 
 A group also keeps its maximum and which tile it came from; ids are looked at once, at the end, in the groups that hold
 the row's maximum. The lowest id among equal maxima wins.
@@ -54,7 +54,7 @@ OK, HAS_NAN, NOTHING_FINITE, HAS_INF = 0, 1, 2, 3
 ROW_FLOATS = 8  # float32 results of a row, in the order of `Uncertainty`'s float fields
 PART_FLOATS = 5  # float32 values of a part: m, s, mean, spread, second largest logit
 
-# One program a row, and a row over many programs. VEC tokens a load and thread, RUNS loads a group, LANES groups a tile.
+# One program a row, and a row over many programs. VEC tokens a thread's load, RUNS loads a group, LANES groups a tile.
 ROW_CONFIG = {"RUNS": 4, "LANES": 128, "VEC": 8, "num_warps": 4, "programs_per_sm": 1}
 SPLIT_CONFIG = {"RUNS": 1, "LANES": 128, "VEC": 8, "num_warps": 4, "programs_per_sm": 2}
 
@@ -95,12 +95,11 @@ def uncertainty_reference(logits_BV: Tensor, ids_B: Tensor | None = None) -> Unc
     logprob = torch.full_like(entropy, torch.nan)
     if ids_B is not None:
         known = (ids_B >= 0) & (ids_B < x.shape[1])
-        given = log_p.gather(1, ids_B.clamp(0, x.shape[1] - 1).unsqueeze(1)).squeeze(1)
+        given = log_p.gather(1, ids_B.long().clamp(0, x.shape[1] - 1).unsqueeze(1)).squeeze(1)
         logprob = torch.where(known, given, torch.nan)
-    floats = (x.logsumexp(-1), entropy, varentropy, top_logit, top_prob, second, top_prob - second, logprob)
-    return Uncertainty(
-        *(value.masked_fill(broken, torch.nan) for value in floats), top1.masked_fill(broken, -1), error
-    )
+    floats = [x.logsumexp(-1), entropy, varentropy, top_logit, top_prob, second, top_prob - second, logprob]
+    floats = [value.masked_fill(broken, torch.nan) for value in floats]
+    return Uncertainty._make((*floats, top1.masked_fill(broken, -1), error))
 
 
 @triton.jit
@@ -151,7 +150,7 @@ def merge_many(m, s, mean, spread):
 
 @triton.jit
 def store_row(floats, top1, error, row, B, V, m, s, mean, spread, second, top_id, given, given_id):
-    """Write a row's results from the part that covers all of it; `given` is the logit of `given_id`. Gives its error."""
+    """Write a row's results from the part that covers it; `given` is `given_id`'s logit. Returns the error code."""
     code = tl.where(s != s, 1, tl.where(m == float("inf"), 3, tl.where(m == float("-inf"), 2, 0)))
     nan = float("nan")
     fine = code == 0
@@ -239,9 +238,7 @@ def _uncertainty_kernel(
         given_id = tl.load(ids + row).to(tl.int32) if ids is not None else -1
         known = (given_id >= 0) & (given_id < V)
         given = tl.load(line + given_id, mask=known, other=0.0).to(tl.float32)
-        store_row(
-            floats, top1, error, row, B, V, top, total, mean_all, spread_all, runner_up, top_id, given, given_id
-        )
+        store_row(floats, top1, error, row, B, V, top, total, mean_all, spread_all, runner_up, top_id, given, given_id)
     else:
         line_number = row.to(tl.int64)
         store_part(
@@ -309,7 +306,7 @@ class Results(NamedTuple):
 
     def view(self) -> Uncertainty:
         """The same memory by name."""
-        return Uncertainty(*self.floats.unbind(0), self.top1, self.error)
+        return Uncertainty._make((*self.floats.unbind(0), self.top1, self.error))
 
 
 class Parts(NamedTuple):
@@ -359,6 +356,36 @@ def merge(
     )  # fmt: skip
 
 
+def uncertainty_results(
+    logits_BV: Tensor, ids_B: Tensor | None, splits: int | None = None, config: Mapping[str, int] | None = None
+) -> Results:
+    """`uncertainty` with its results packed."""
+    rows, vocab = check_logits("logits", logits_BV)
+    if ids_B is not None:
+        check_integer("ids", ids_B, (rows,))
+    device = check_device(logits=logits_BV, ids=ids_B)
+    results = Results.empty(rows, device)
+    if rows == 0:
+        return results
+    default = SPLIT_CONFIG if rows < num_sms(device) else ROW_CONFIG
+    blocks = config or config_for("uncertainty", (triton.next_power_of_2(rows), vocab), device, default)
+    tile = blocks["RUNS"] * blocks["LANES"] * blocks["VEC"]
+    if splits is None:
+        splits = choose_splits(rows, vocab, device, tile, blocks["programs_per_sm"])
+    chunk = triton.cdiv(triton.cdiv(vocab, splits), tile) * tile
+    splits = triton.cdiv(vocab, chunk)
+    parts = Parts.empty(rows, splits, device) if splits > 1 else None
+    use_pdl = pdl_supported(device)
+    _uncertainty_kernel[(rows, splits)](
+        logits_BV, ids_B, *results, *(parts or (None, None)), logits_BV.stride(0), rows, vocab, chunk, splits,
+        RUNS=blocks["RUNS"], LANES=blocks["LANES"], VEC=blocks["VEC"], WHOLE=parts is None, USE_PDL=use_pdl,
+        num_warps=blocks["num_warps"], **pdl_options(use_pdl),
+    )  # fmt: skip
+    if parts is not None:
+        merge(parts, results, vocab, ids_B, logits_BV, logits_BV.stride(0), given_at_id=True)
+    return results
+
+
 def uncertainty(
     logits_BV: Tensor,
     ids_B: Tensor | None = None,
@@ -380,31 +407,7 @@ def uncertainty(
     Raises:
         ValueError: a wrong shape, stride, dtype or device.
     """
-    rows, vocab = check_logits("logits", logits_BV)
-    if ids_B is not None:
-        check_integer("ids", ids_B, (rows,))
-    device = check_device(logits=logits_BV, ids=ids_B)
-    results = Results.empty(rows, device)
-    if rows == 0:
-        return results.view()
-    few_rows = rows < num_sms(device)
-    key = (triton.next_power_of_2(rows), vocab)
-    blocks = config or config_for("uncertainty", key, device, SPLIT_CONFIG if few_rows else ROW_CONFIG)
-    tile = blocks["RUNS"] * blocks["LANES"] * blocks["VEC"]
-    if splits is None:
-        splits = choose_splits(rows, vocab, device, tile, blocks["programs_per_sm"])
-    chunk = triton.cdiv(triton.cdiv(vocab, splits), tile) * tile
-    splits = triton.cdiv(vocab, chunk)
-    parts = Parts.empty(rows, splits, device) if splits > 1 else None
-    use_pdl = pdl_supported(device)
-    _uncertainty_kernel[(rows, splits)](
-        logits_BV, ids_B, *results, *(parts or (None, None)), logits_BV.stride(0), rows, vocab, chunk, splits,
-        RUNS=blocks["RUNS"], LANES=blocks["LANES"], VEC=blocks["VEC"], WHOLE=parts is None, USE_PDL=use_pdl,
-        num_warps=blocks["num_warps"], **pdl_options(use_pdl),
-    )  # fmt: skip
-    if parts is not None:
-        merge(parts, results, vocab, ids_B, logits_BV, logits_BV.stride(0), given_at_id=True)
-    return results.view()
+    return uncertainty_results(logits_BV, ids_B, splits, config).view()
 
 
 def merge_case(name: str, rows: int, vocab: int, count: int, given: torch.dtype, given_at_id: bool) -> CompileCase:
@@ -419,19 +422,19 @@ def merge_case(name: str, rows: int, vocab: int, count: int, given: torch.dtype,
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """The kernels of this file as models launch them; every Llama 3 shares one vocabulary."""
+    """The kernels of this file at one row, where a row is split, and at thousands; every Llama 3 has one vocabulary."""
     f32, i32, i64 = torch.float32, torch.int32, torch.int64
-    for vocab in sorted({shape.vocab for shape in LLAMA_SHAPES} | {151936}):
-        for dtype in FLOATS:
-            for rows, blocks in ((1, SPLIT_CONFIG), (8192, ROW_CONFIG)):
-                whole = rows > 1
-                chunk = vocab if whole else 1024
-                part = (None, None) if whole else (f32, i32)
-                signature = signature_of(
-                    logits=dtype, ids=i64, floats=f32, top1=i64, error=i32, parts=part[0], part_ids=part[1],
-                    row_stride=vocab, B=rows, V=vocab, chunk=chunk, SPLITS=triton.cdiv(vocab, chunk),
-                )  # fmt: skip
-                constexprs = {key: blocks[key] for key in ("RUNS", "LANES", "VEC")} | {"WHOLE": whole}
-                name = f"uncertainty [{rows}, {vocab}] {dtype}".replace("torch.", "")
-                yield CompileCase(name, _uncertainty_kernel, signature, constexprs, blocks["num_warps"], 1)
-        yield merge_case(f"uncertainty merge [1, {vocab}]", 1, vocab, 126, torch.bfloat16, True)
+    vocab = LLAMA_SHAPES[0].vocab
+    for dtype in FLOATS:
+        for rows, blocks in ((1, SPLIT_CONFIG), (8192, ROW_CONFIG)):
+            whole = rows > 1
+            chunk = vocab if whole else 1024
+            signature = signature_of(
+                logits=dtype, ids=i64, floats=f32, top1=i64, error=i32, parts=None if whole else f32,
+                part_ids=None if whole else i32, row_stride=vocab, B=rows, V=vocab, chunk=chunk,
+                SPLITS=triton.cdiv(vocab, chunk),
+            )  # fmt: skip
+            constexprs = {key: blocks[key] for key in ("RUNS", "LANES", "VEC")} | {"WHOLE": whole}
+            name = f"uncertainty [{rows}, {vocab}] {dtype}".replace("torch.", "")
+            yield CompileCase(name, _uncertainty_kernel, signature, constexprs, blocks["num_warps"], 1)
+    yield merge_case(f"uncertainty merge [1, {vocab}]", 1, vocab, 126, torch.bfloat16, True)

@@ -11,6 +11,9 @@ import pytest
 # Before torch is imported: the tests' models are tiny, and on a busy machine a second thread only waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Before triton is imported: without a CUDA device the kernels run in its interpreter.
+if not any(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 

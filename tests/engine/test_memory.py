@@ -1,0 +1,74 @@
+"""The memory plan: numbers that add up, and refusals that say what would fit."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from tiny_models import save_tiny
+
+from dodona.engine.checkpoint import open_checkpoint
+from dodona.engine.engine import Engine
+from dodona.engine.errors import OutOfMemoryError
+from dodona.engine.memory import GIB, plan_memory
+
+
+def config(name: str):
+    return open_checkpoint(f"dummy:{name}").config
+
+
+def plan(base: str, oracle: str, total: float, **changes):
+    options = {"cache_budget": None, "max_batch": 64, "max_length": 4096, "kv_tokens": None} | changes
+    models = [("base", config(base), 2), ("oracle", config(oracle), 2)]
+    return plan_memory(models, total=int(total * GIB), **options)
+
+
+def test_the_plan_of_1b_and_8b_on_a_141_gb_card_adds_up():
+    """Weights and KV bytes a token are those of the architectures; all parts together stay inside the card."""
+    found = plan("1B", "8B", 131)
+    base, oracle = found.models
+    assert base.weight_bytes == pytest.approx(2.472e9, rel=0.001)
+    assert oracle.weight_bytes == pytest.approx(16.06e9, rel=0.001)
+    assert (base.kv_bytes_per_token, oracle.kv_bytes_per_token) == (32 * 1024, 128 * 1024)
+    assert base.kv_tokens == oracle.kv_tokens == 64 * 4096
+    assert found.used == found.workspace + sum(m.weight_bytes + m.kv_bytes for m in found.models) <= found.total
+
+
+def test_a_batch_that_does_not_fit_gets_the_tokens_that_do():
+    """Then the scheduler admits what fits; the plan says so."""
+    found = plan("8B", "8B", 48, max_batch=256)
+    assert found.models[0].kv_tokens < 256 * 4096
+    assert found.used <= found.total
+    assert any("admits what fits" in line for line in found.lines())
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_numbers():
+    """Before anything is loaded."""
+    with pytest.raises(OutOfMemoryError, match=r"oracle 131\.4\d GiB.*do not fit into 80\.00 GiB"):
+        plan("1B", "70B", 80)
+
+
+def test_too_many_kv_tokens_are_refused_with_the_number_that_fits():
+    """The setting in the message must be accepted when it is used."""
+    with pytest.raises(OutOfMemoryError, match=r"kv_tokens=\d+ fits") as refused:
+        plan("1B", "8B", 40, kv_tokens=1_000_000)
+    fitting = int(re.search(r"kv_tokens=(\d+) fits", str(refused.value)).group(1))
+    assert plan("1B", "8B", 40, kv_tokens=fitting).models[0].kv_tokens == fitting
+    with pytest.raises(OutOfMemoryError):
+        plan("1B", "8B", 40, kv_tokens=fitting + 1)
+
+
+def test_the_engine_refuses_before_it_loads(tmp_path, monkeypatch):
+    """A refusal after minutes of loading would cost them."""
+    folder = save_tiny(tmp_path / "model", "gqa-tied")
+    monkeypatch.setattr("dodona.engine.engine.load_model", lambda *_, **__: pytest.fail("weights were loaded"))
+    with pytest.raises(OutOfMemoryError, match="kv_tokens"):
+        Engine(folder, device="cpu", kv_tokens=10**12)
+
+
+def test_a_request_larger_than_the_pool_fails_alone_with_the_setting(tmp_path):
+    """It could never run; the others do."""
+    engine = Engine(save_tiny(tmp_path / "model", "gqa-tied"), device="cpu", kv_tokens=64, page_size=8)
+    large, small = engine.generate([[1] * 60, [1] * 3], c=0, max_new_tokens=20)
+    assert {bool(large.error), bool(small.error)} == {True, False}
+    assert any("kv_tokens" in (result.error or "") for result in (large, small))

@@ -39,7 +39,7 @@ from dodona.kernels.launch import (
     wait_for_producers,
 )
 from dodona.kernels.norm import Norm, rms_norm_reference
-from dodona.kernels.portable import dot
+from dodona.kernels.portable import dot, rounded
 from dodona.kernels.sample import (
     STREAM_SAMPLE,
     Filters,
@@ -135,9 +135,9 @@ def product_tile(
             h = tl.load(hidden_rows + k[:, None], mask=live[None, :] & (k < E)[:, None], other=0.0)
         if norm is not None:
             g = tl.load(norm + k) if E % BLOCK_K == 0 else tl.load(norm + k, mask=k < E, other=0.0)
-            h = (h.to(tl.float32) * scale[None, :] * g.to(tl.float32)[:, None]).to(w.dtype)
+            h = rounded(h.to(tl.float32) * scale[None, :] * g.to(tl.float32)[:, None], w.dtype)
         acc = dot(w, h, acc)
-    x = acc.to(weight.dtype.element_ty).to(tl.float32)
+    x = rounded(acc, weight.dtype.element_ty).to(tl.float32)
     return tl.where(inside[:, None], x, float("-inf"))
 
 

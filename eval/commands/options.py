@@ -112,6 +112,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threads", metavar="N", type=whole, default=argparse.SUPPRESS, help="CPU threads; 1 for tiny models"
     )
+    group.add_argument(
+        "--ops", metavar="OPS", default=argparse.SUPPRESS, help="torch, or triton: by the kernels (default: torch)"
+    )
 
 
 def make_engine(args: argparse.Namespace) -> Engine:
@@ -122,7 +125,7 @@ def make_engine(args: argparse.Namespace) -> Engine:
     """
     if args.oracle_model is not None and args.base_model is None:
         raise DodonaError("--oracle-model needs a --base-model beside it; with neither, the embedded pair is used")
-    names = ("max_batch", "max_length", "kv_tokens", "threads")
+    names = ("max_batch", "max_length", "kv_tokens", "threads", "ops")
     sizes = {name: getattr(args, name) for name in names if hasattr(args, name)}
     return Engine(args.base_model, oracle=args.oracle_model, device=args.device, dtype=args.dtype, **sizes)
 

@@ -47,7 +47,9 @@ def test_no_rows_give_no_rows() -> None:
     assert silu_mul(randn(0, 8)).shape == (0, 4)
 
 
-@pytest.mark.parametrize("x", [randn(2, 7), randn(8), randn(8, 2).T, randn(2, 8).double()], ids=["odd", "dims", "strides", "dtype"])
+@pytest.mark.parametrize(
+    "x", [randn(2, 7), randn(8), randn(8, 2).T, randn(2, 8).double()], ids=["odd", "dims", "strides", "dtype"]
+)
 def test_wrong_arguments_are_refused(x: torch.Tensor) -> None:
     """Out-of-bounds reads in place of an error."""
     with pytest.raises(ValueError):

@@ -46,7 +46,9 @@ def test_tokens_are_projected_turned_and_appended(
     x, weight, norm, pages = inputs(tokens, heads, kv_heads, head_dim, 96, dtype)
     positions, slots = integers(*POSITIONS[:tokens]), integers(*SLOTS[:tokens], dtype=torch.int32)
     rope, bias = rope_tables(64, head_dim), randn(weight.shape[0], dtype=dtype, seed=3)
-    want, k_PSKD, v_PSKD = qkv_append_reference(x, weight, norm, rope, positions, pages, slots, heads=heads, bias_R=bias)
+    want, k_PSKD, v_PSKD = qkv_append_reference(
+        x, weight, norm, rope, positions, pages, slots, heads=heads, bias_R=bias
+    )
     got = qkv_append(
         x, weight, norm, rope, positions, pages, slots, heads=heads, bias_R=bias, splits=splits, config=BLOCKS
     )

@@ -20,8 +20,12 @@ def pages_for(kv_heads: int, head_dim: int, dtype: torch.dtype) -> PagedKV:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(2, 2, 64), (3, 1, 128), (8, 2, 64), (8, 1, 128), (3, 1, 24)])
-def test_q_is_rotated_and_k_and_v_go_to_their_places(dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> None:
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"), [(2, 2, 64), (3, 1, 128), (8, 2, 64), (8, 1, 128), (3, 1, 24)]
+)
+def test_q_is_rotated_and_k_and_v_go_to_their_places(
+    dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int
+) -> None:
     """Heads of q, k and v that share a block and end up in each other's tensors; places around page borders."""
     pages = pages_for(kv_heads, head_dim, dtype)
     positions = integers(15, 16, 0, 47, 31)  # the last place of a page, the first of the next, a page not yet used

@@ -65,6 +65,11 @@ class Result:
         return len(self.cheat_positions)
 
     @property
+    def token_ids(self) -> list[int]:
+        """The generated ids, as segments call theirs."""
+        return self.ids
+
+    @property
     def oracle_share(self) -> float:
         """Share of the generated tokens that the oracle wrote; 0 for an empty text."""
         return float(self.sources.mean()) if len(self.sources) else 0.0

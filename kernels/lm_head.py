@@ -67,6 +67,7 @@ from dodona.kernels.uncertainty import (
 MAX_ROWS = 16
 
 CONFIG = {"BLOCK_V": 128, "BLOCK_K": 64, "num_warps": 4, "num_stages": 4}
+FLOAT32_CONFIG = {"BLOCK_V": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3}  # its products take no tensor cores
 
 
 class LmHead(NamedTuple):
@@ -360,6 +361,7 @@ def lm_head(
     device = check_device(hidden=hidden_BE, weight=weight_VE, norm=None if norm is None else norm.weight_E, ids=ids_B)
     if draw is not None:
         check_device(hidden=hidden_BE, temperature=draw.temperature_B, keys=draw.keys_B2, positions=draw.positions_B)
+    default, op = (FLOAT32_CONFIG, "lm_head_float32") if weight_VE.dtype == torch.float32 else (CONFIG, "lm_head")
     filtered = draw is not None and any(value is not None for value in draw.filters)
     logits = None
     if want_logits or filtered:
@@ -371,7 +373,7 @@ def lm_head(
     givens = None if ids_B is None else torch.empty(rows, dtype=torch.float32, device=device)
     results, drawn = product_statistics(
         hidden_BE, weight_VE, norm=norm, ids_B=ids_B, givens_B=givens, draw=None if filtered else draw,
-        logits_BV=logits, blocks=config or config_for("lm_head", (vocab, size), device, CONFIG), block_rows=MAX_ROWS,
+        logits_BV=logits, blocks=config or config_for(op, (vocab, size), device, default), block_rows=MAX_ROWS,
     )  # fmt: skip
     statistics = results.view()
     if filtered:
@@ -405,12 +407,13 @@ def compile_cases() -> Iterator[CompileCase]:
     f32, i32, i64 = torch.float32, torch.int32, torch.int64
     count = triton.cdiv(LLAMA_SHAPES[0].vocab, CONFIG["BLOCK_V"])
     for shape in LLAMA_SHAPES:
-        for dtype in FLOATS[:2]:
+        for dtype in FLOATS if shape == LLAMA_SHAPES[0] else FLOATS[:1]:
             for rows, draw in ((1, True), (16, True), (16, False)):
                 kind = "with draw" if draw else "statistics"
                 name = f"lm_head {shape.name} [{rows}, {shape.hidden}] {dtype}, {kind}".replace("torch.", "")
+                blocks = FLOAT32_CONFIG if dtype == torch.float32 else CONFIG
                 yield product_case(
-                    name, shape.hidden, shape.vocab, rows, dtype, MAX_ROWS, CONFIG, norm=True, draw=draw, count=count
+                    name, shape.hidden, shape.vocab, rows, dtype, MAX_ROWS, blocks, norm=True, draw=draw, count=count
                 )
     signature = signature_of(
         parts=f32, part_ids=i32, ids=i64, givens=f32, floats=f32, top1=i64, error=i32, temperature=f32, draws=f32,

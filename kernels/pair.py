@@ -24,6 +24,7 @@ Shape suffixes: N rows, V vocabulary, E hidden size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -56,6 +57,7 @@ from dodona.kernels.uncertainty import (
 
 CONFIG = {"BLOCK": 2048, "num_warps": 4, "programs_per_sm": 2}
 PRODUCT_CONFIG = {"BLOCK_V": 128, "BLOCK_K": 64, "BLOCK_N": 32, "num_warps": 8, "num_stages": 3}
+PRODUCT_FLOAT32_CONFIG = PRODUCT_CONFIG | {"BLOCK_K": 16}  # where one of the two is float32
 
 
 class Pair(NamedTuple):
@@ -334,7 +336,10 @@ def pair_of_products(
     if rows == 0:
         nothing = Results.empty(0, device)
         return _finish(_Scratch.empty(0, 1, device), ids_N, nothing, nothing, vocab)
-    blocks = config or config_for("pair_of_products", (vocab, base_size, oracle_size), device, PRODUCT_CONFIG)
+    default, op = PRODUCT_CONFIG, "pair_of_products"
+    if torch.float32 in (base_NE.dtype, oracle_NE.dtype):
+        default, op = PRODUCT_FLOAT32_CONFIG, "pair_of_products_float32"
+    blocks = config or config_for(op, (vocab, base_size, oracle_size), device, default)
     givens = torch.empty(2, rows, dtype=torch.float32, device=device)
     base, _ = product_statistics(
         base_NE, base_weight_VE, blocks=blocks, block_rows=blocks["BLOCK_N"], ids_B=ids_N, givens_B=givens[0]
@@ -355,6 +360,26 @@ def pair_of_products(
     return _finish(scratch, ids_N, base, oracle, vocab)
 
 
+def _statistics_case(name: str, size: int, dtype: torch.dtype, blocks: Mapping[str, int], parts: int) -> CompileCase:
+    rows, vocab = 180, LLAMA_SHAPES[0].vocab
+    return product_case(name, size, vocab, rows, dtype, blocks["BLOCK_N"], blocks, norm=False, draw=False, count=parts)
+
+
+def _product_case(
+    name: str, base: int, oracle: int, dtype: torch.dtype, blocks: Mapping[str, int], parts: int
+) -> CompileCase:
+    f32, i32, i64 = torch.float32, torch.int32, torch.int64
+    signature = signature_of(
+        base_hidden=dtype, base_weight=dtype, oracle_hidden=dtype, oracle_weight=dtype, ids=i64, base_floats=f32,
+        oracle_floats=f32, base_givens=f32, oracle_givens=f32, sums=f32, ranks=i32, base_hidden_stride=base,
+        base_weight_stride=base, oracle_hidden_stride=oracle, oracle_weight_stride=oracle, B=180,
+        V=LLAMA_SHAPES[0].vocab, PARTS=parts,
+    )  # fmt: skip
+    constexprs = {"BASE_E": base, "ORACLE_E": oracle}
+    constexprs |= {key: blocks[key] for key in ("BLOCK_V", "BLOCK_K", "BLOCK_N")}
+    return CompileCase(name, _pair_product_kernel, signature, constexprs, blocks["num_warps"], blocks["num_stages"])
+
+
 def compile_cases() -> Iterator[CompileCase]:
     """From logits, and for every pair of a smaller and a larger model from hidden states."""
     f32, i32, i64 = torch.float32, torch.int32, torch.int64
@@ -367,28 +392,18 @@ def compile_cases() -> Iterator[CompileCase]:
         )  # fmt: skip
         name = f"pair [{rows}, {vocab}] {dtype}".replace("torch.", "")
         yield CompileCase(name, _pair_kernel, signature, {"BLOCK": CONFIG["BLOCK"]}, CONFIG["num_warps"], 1)
-    sizes = PRODUCT_CONFIG
-    parts = triton.cdiv(vocab, sizes["BLOCK_V"])
-    dtype = torch.bfloat16
+    parts = triton.cdiv(vocab, PRODUCT_CONFIG["BLOCK_V"])
     for shape in LLAMA_SHAPES:
         name = f"pair statistics {shape.name} [180, {shape.hidden}]"
-        yield product_case(
-            name, shape.hidden, vocab, 180, dtype, sizes["BLOCK_N"], sizes, norm=False, draw=False, count=parts
-        )
-    for index, small in enumerate(LLAMA_SHAPES):
-        for large in LLAMA_SHAPES[index + 1 :]:
-            signature = signature_of(
-                base_hidden=dtype, base_weight=dtype, oracle_hidden=dtype, oracle_weight=dtype, ids=i64,
-                base_floats=f32, oracle_floats=f32, base_givens=f32, oracle_givens=f32, sums=f32, ranks=i32,
-                base_hidden_stride=small.hidden, base_weight_stride=small.hidden, oracle_hidden_stride=large.hidden,
-                oracle_weight_stride=large.hidden, B=180, V=vocab, PARTS=parts,
-            )  # fmt: skip
-            constexprs = {"BASE_E": small.hidden, "ORACLE_E": large.hidden}
-            constexprs |= {key: sizes[key] for key in ("BLOCK_V", "BLOCK_K", "BLOCK_N")}
-            name = f"pair {small.name} and {large.name}, 180 rows"
-            yield CompileCase(
-                name, _pair_product_kernel, signature, constexprs, sizes["num_warps"], sizes["num_stages"]
-            )
+        yield _statistics_case(name, shape.hidden, torch.bfloat16, PRODUCT_CONFIG, parts)
+    name = f"pair statistics {LLAMA_SHAPES[0].name} [180, {LLAMA_SHAPES[0].hidden}] float32"
+    yield _statistics_case(name, LLAMA_SHAPES[0].hidden, torch.float32, PRODUCT_FLOAT32_CONFIG, parts)
+    for small, large in combinations(LLAMA_SHAPES, 2):
+        name = f"pair {small.name} and {large.name}, 180 rows"
+        yield _product_case(name, small.hidden, large.hidden, torch.bfloat16, PRODUCT_CONFIG, parts)
+    small, large = LLAMA_SHAPES[:2]
+    name = f"pair {small.name} and {large.name}, 180 rows float32"
+    yield _product_case(name, small.hidden, large.hidden, torch.float32, PRODUCT_FLOAT32_CONFIG, parts)
     signature = signature_of(
         sums=f32, ranks=i32, ids=i64, base_error=i32, oracle_error=i32, divergences=f32, both_ranks=i32, B=180,
         V=vocab, PARTS=parts,

@@ -42,7 +42,8 @@ def inputs(shape: str, dtype: torch.dtype, queries: list[int] | None = None) -> 
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize(("shape", "dtype"), CASES)
 def test_decode_attends_to_the_live_keys(shape: str, dtype: torch.dtype, splits: int) -> None:
-    """NaN behind the last live key, heads of the wrong group, a page border, an empty slot, an empty share of the keys."""
+    """NaN behind the last live key, heads of the wrong group, a page border, an empty slot, an empty share of the
+    keys."""
     q, pages, lengths = inputs(shape, dtype)
     want = attention_reference(q, pages, None, None, lengths).out_THD
     got = attention_decode(q, pages, lengths, splits=splits)
@@ -113,7 +114,8 @@ def test_an_extend_of_one_token_is_a_decode() -> None:
 
 
 def test_a_row_does_not_depend_on_its_batch_mates() -> None:
-    """A share of the keys that follows the longest row's length: batches then differ from their members in the last bits."""
+    """A share of the keys that follows the longest row's length: batches then differ from their members in the last
+    bits."""
     q, pages, lengths = inputs("8:1", torch.float32)
     together = attention_decode(q, pages, lengths, splits=4).out_THD
     for slot in range(3):

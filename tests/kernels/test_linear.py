@@ -94,11 +94,12 @@ def test_the_default_blocks_give_the_same(rows: int) -> None:
     assert_close(got, want, relative_for(4097, torch.bfloat16, False), 1.0)
 
 
-def test_a_norm_in_the_prologue_is_the_norm() -> None:
-    """A factor that was taken from rounded or partial squares."""
+@pytest.mark.parametrize("splits", [1, 2])
+def test_a_norm_in_the_prologue_is_the_norm(splits: int) -> None:
+    """A factor without eps, or that was taken from rounded or partial squares."""
     x, weight = inputs(1, 8, 512, torch.float32)
     norm = Norm(randn(512, seed=2), 1e-2)
-    huge, tiny = (linear(x * scale, weight, norm=norm, config=GEMV, splits=2) for scale in (1e4, 1e-4))
+    huge, tiny = (linear(x * scale, weight, norm=norm, config=GEMV, splits=splits) for scale in (1e4, 1e-4))
     assert_close(huge, linear_reference(x * 1e4, weight, norm=norm), relative_for(512, torch.float32, True), 1.0)
     assert_close(tiny, linear_reference(x * 1e-4, weight, norm=norm), relative_for(512, torch.float32, True), 1e-3)
 
@@ -112,6 +113,9 @@ def test_strided_rows_are_read_where_they_are(rows: int) -> None:
     wide_x, wide_w = wide_x.to(x.device), wide_w.to(x.device)
     got = linear(wide_x[::2, 16:146], wide_w[::2, 32:162], config=blocks_for(rows))
     assert torch.equal(got, linear(x, weight, config=blocks_for(rows)))
+    residual = randn(rows, 30)[:, 10:22]
+    got = linear(x, weight, residual_MN=residual, config=blocks_for(rows))
+    assert torch.equal(got, linear(x, weight, residual_MN=residual.contiguous(), config=blocks_for(rows)))
 
 
 def test_no_rows_give_no_rows() -> None:

@@ -144,7 +144,7 @@ def test_products_give_what_their_logits_give(
     base_weight = whole_numbers(vocab, base_size, seed=1, dtype=dtype) / 8
     oracle_weight = whole_numbers(vocab, oracle_size, seed=2, dtype=dtype) / 8
     ids = some_ids(rows, vocab)
-    config = PRODUCT_CONFIG | ({"BLOCK_V": 2048} if vocab > 4000 else {})
+    config = PRODUCT_CONFIG | ({"BLOCK_V": 2048, "BLOCK_K": 16, "BLOCK_N": 16} if vocab > 4000 else {})
     got = pair_of_products(base, base_weight, oracle, oracle_weight, ids, config=config)
     logits = [
         (hidden.double() @ weight.double().T).to(dtype)

@@ -42,7 +42,8 @@ def inputs(
 def test_tokens_are_projected_turned_and_appended(
     tokens: int, heads: int, kv_heads: int, head_dim: int, dtype: torch.dtype, splits: int
 ) -> None:
-    """Pairs of rows of W mixed up, a bias of the wrong row, a norm of a share of the columns, a token in another's place."""
+    """Pairs of rows of W mixed up, a bias of the wrong row, a norm of a share of the columns, a token in another's
+    place."""
     x, weight, norm, pages = inputs(tokens, heads, kv_heads, head_dim, 96, dtype)
     positions, slots = integers(*POSITIONS[:tokens]), integers(*SLOTS[:tokens], dtype=torch.int32)
     rope, bias = rope_tables(64, head_dim), randn(weight.shape[0], dtype=dtype, seed=3)

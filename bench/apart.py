@@ -1,0 +1,89 @@
+"""Work on a device, one piece after another in a process of its own, which may die or hang without ending the run.
+
+A kernel that reads outside its memory leaves the process's CUDA context unusable: every later call fails, whatever it does.
+So after an error the device is tried out, and where it does not answer the rest goes to a fresh process.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import torch
+
+Work = Callable[[str], Any]  # the name of a piece to its result; an exception is a result that `Lost` describes
+
+
+class Lost(NamedTuple):
+    """A piece of work without a result."""
+
+    reason: str
+
+
+def results(make: Callable[..., Work], options: tuple[Any, ...], names: Sequence[str], patience: float) -> Iterator[tuple[str, Any]]:
+    """Each name with its result, or with `Lost`.
+
+    Args:
+        make: makes the work, in the new process; a function of a module. Called again for each process.
+        options: its arguments.
+        names: what to work on, in this order.
+        patience: seconds that one piece may take, start of its process included.
+    """
+    todo = list(names)
+    while todo:
+        ours, theirs = get_context("spawn").Pipe()
+        process = get_context("spawn").Process(target=_serve, args=(theirs, make, options, todo), daemon=True)
+        process.start()
+        theirs.close()
+        try:
+            while todo:
+                if not ours.poll(patience):
+                    yield todo.pop(0), Lost(f"no result within {patience:.0f} s")
+                    break
+                try:
+                    result = ours.recv()
+                except EOFError:
+                    process.join()
+                    if process.exitcode != 0:
+                        yield todo.pop(0), Lost(f"the process died with exit code {process.exitcode}")
+                    break
+                yield todo.pop(0), result
+        finally:
+            ours.close()
+            if process.is_alive():
+                process.kill()
+            process.join()
+
+
+def reason(error: BaseException) -> str:
+    """An exception in a line: what it says, and the last of our lines that it passed."""
+    message = " ".join(str(error).split())
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "/kernels/" in frame.filename]
+    place = f" (kernels/{ours[-1].filename.rsplit('/', 1)[-1]}:{ours[-1].lineno})" if ours else ""
+    return f"{type(error).__name__}: {message[:500]}{place}"
+
+
+def _serve(connection: Connection, make: Callable[..., Work], options: tuple[Any, ...], names: Sequence[str]) -> None:
+    work: Work | None = None
+    for name in names:
+        try:
+            work = work or make(*options)
+            result = work(name)
+        except Exception as error:
+            result = Lost(reason(error))
+        connection.send(result)
+        if not _device_answers():
+            return
+
+
+def _device_answers() -> bool:
+    if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+        return True
+    try:
+        torch.cuda.synchronize()
+        return True
+    except RuntimeError:
+        return False

@@ -1,18 +1,19 @@
 """Work on a device, one piece after another in a process of its own, which may die or hang without ending the run.
 
-A kernel that reads outside its memory leaves the process's CUDA context unusable: every later call fails, whatever it does.
-So after an error the device is tried out, and where it does not answer the rest goes to a fresh process.
+A kernel that reads outside its memory leaves the process's CUDA context unusable: every later call fails, whatever it
+does. So after each piece the device is tried out, and where it does not answer the rest goes to a fresh process.
 """
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-import torch
+START = 120.0  # seconds that a process may take until it is there
 
 Work = Callable[[str], Any]  # the name of a piece to its result; an exception is a result that `Lost` describes
 
@@ -23,14 +24,16 @@ class Lost(NamedTuple):
     reason: str
 
 
-def results(make: Callable[..., Work], options: tuple[Any, ...], names: Sequence[str], patience: float) -> Iterator[tuple[str, Any]]:
+def results(
+    make: Callable[..., Work], options: tuple[Any, ...], names: Sequence[str], patience: float
+) -> Iterator[tuple[str, Any]]:
     """Each name with its result, or with `Lost`.
 
     Args:
         make: makes the work, in the new process; a function of a module. Called again for each process.
         options: its arguments.
         names: what to work on, in this order.
-        patience: seconds that one piece may take, start of its process included.
+        patience: seconds that one piece may take; in the first of a process, `make` included.
     """
     todo = list(names)
     while todo:
@@ -39,18 +42,22 @@ def results(make: Callable[..., Work], options: tuple[Any, ...], names: Sequence
         process.start()
         theirs.close()
         try:
+            allowed, done = START, 0
             while todo:
-                if not ours.poll(patience):
-                    yield todo.pop(0), Lost(f"no result within {patience:.0f} s")
+                if not ours.poll(allowed):
+                    yield todo.pop(0), Lost(f"no result within {allowed:.0f} s")
                     break
                 try:
-                    result = ours.recv()
+                    message = ours.recv()
                 except EOFError:
                     process.join()
-                    if process.exitcode != 0:
+                    if process.exitcode != 0 or not done:
                         yield todo.pop(0), Lost(f"the process died with exit code {process.exitcode}")
                     break
-                yield todo.pop(0), result
+                allowed = patience
+                if message is not None:
+                    done += 1
+                    yield todo.pop(0), message[0]
         finally:
             ours.close()
             if process.is_alive():
@@ -68,19 +75,22 @@ def reason(error: BaseException) -> str:
 
 def _serve(connection: Connection, make: Callable[..., Work], options: tuple[Any, ...], names: Sequence[str]) -> None:
     work: Work | None = None
+    connection.send(None)  # it is there
     for name in names:
         try:
             work = work or make(*options)
             result = work(name)
         except Exception as error:
             result = Lost(reason(error))
-        connection.send(result)
-        if not _device_answers():
+        connection.send((result,))
+        if not device_answers():
             return
 
 
-def _device_answers() -> bool:
-    if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+def device_answers() -> bool:
+    """Whether the device still works for this process; True where none is in use."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
         return True
     try:
         torch.cuda.synchronize()

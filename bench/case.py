@@ -114,7 +114,9 @@ class Spec(NamedTuple):
         return f"{self.op} {self.shape}"
 
 
-def with_compiled(run: Callable[[Inputs], Any], compare: Callable[[Any, Any], Iterable[Comparison]] | None) -> dict[str, Peer]:
+def with_compiled(
+    run: Callable[[Inputs], Any], compare: Callable[[Any, Any], Iterable[Comparison]] | None
+) -> dict[str, Peer]:
     """Plain torch, and the same through torch.compile."""
     return {"torch": Peer(run, compare), "compile": Peer(run, compare, compiled=True)}
 

@@ -4,8 +4,9 @@ An element may be off by
 
     eps(dtype) (|want| + scale) + 4 eps(float32) sqrt(terms) scale
 
-where scale is the size of what was added up (the root mean square of the row, unless said otherwise), because sums cancel
-and errors do not. Inputs count as exact: references start from the same rounded numbers. All zeros are always refused.
+where scale is the size of what was added up (the root mean square of the row, unless said otherwise), because sums
+cancel and errors do not. Inputs count as exact, since references start from the same rounded numbers. Zeros in place of
+a result are far outside of this.
 """
 
 from __future__ import annotations
@@ -57,10 +58,20 @@ def close(
     if got.numel() == 0:
         return Comparison(name, 0.0)
     if scale is None:
-        scale = want.square().mean(-1, keepdim=True).sqrt()
+        scale = row_size(want)
     slack = torch.finfo(dtype).eps * (want.abs() + scale) + 4 * FLOAT32_EPS * math.sqrt(terms) * scale
     error = ((got.double() - want).abs() / slack).nan_to_num(nan=math.inf).amax()
     return Comparison(name, float(error))
+
+
+def roughly(name: str, got: Tensor, want: Tensor, *, dtype: torch.dtype, terms: int = 1) -> Comparison:
+    """Compare with a peer that rounds after each of its steps."""
+    return close(name, got, want, dtype=dtype, terms=terms, scale=3 * row_size(want))
+
+
+def row_size(want: Tensor) -> Tensor:
+    """The root mean square of each row, which has as many dimensions."""
+    return want.square().mean(-1, keepdim=True).sqrt()
 
 
 def value(name: str, got: Tensor, want: Tensor, *, terms: int, dtype: torch.dtype = torch.float32) -> Comparison:

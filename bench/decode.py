@@ -1,6 +1,6 @@
 """Decode throughput on this machine, as ratios against a peer measured in turn in the same run.
 
-    python -m dodona.bench.decode [--parts base,guided,batch] [--threads N] [--out FILE]
+    dodona bench decode [--parts base,guided,batch] [--threads N] [--out FILE]
 
 Parts: ``base`` is SmolLM2 alone against transformers' ``generate`` (float32 and bfloat16, equal dequantised weights);
 ``guided`` is guided decoding against the naive loop that runs both models over the whole prefix at every token;
@@ -10,13 +10,7 @@ of a tick. Greedy equality of the tokens is asserted where it is due (float32), 
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -192,55 +186,3 @@ def one_against_many(
         "ratio": {name: rates[name]["p50"] / rates["one"]["p50"] for name in engines},
         "host_share": 1 - engine.loop.model_seconds / whole,
     }
-
-
-def birth_certificate() -> dict[str, Any]:
-    """What a figure needs to be believed: machine, versions, commit, command."""
-    import transformers
-
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    changed = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=False)
-    return {
-        "cpu": next(
-            (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
-            platform.processor(),
-        ),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "commit": commit.stdout.strip() + ("+changes" if changed.stdout.strip() else ""),
-        "date": time.strftime("%Y-%m-%d"),
-        "command": "python -m dodona.bench.decode " + " ".join(sys.argv[1:]),
-    }
-
-
-def main() -> None:
-    """Command line of the benchmark; prints one JSON object last."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--parts", default="base,guided,batch")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--tokens", type=int, default=96, help="of the base alone; guided runs write 256")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    parts = args.parts.split(",")
-    report: dict[str, Any] = {"birth": birth_certificate()}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        if "base" in parts:
-            report["base"] = base_alone(folder, args.tokens, args.repeats)
-        if "guided" in parts:
-            report["guided"] = guided(folder, GUIDED_TOKENS, args.repeats)
-        if "batch" in parts:
-            report["batch"] = batch(args.repeats)
-    text = json.dumps(report, indent=2)
-    if args.out:
-        args.out.write_text(text + "\n")
-    print(text)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """What kernels look up in the tuning table during a call, and how to answer something else.
 
-Every wrapper asks ``config_for`` by that name in its own module, so this is where block sizes can be seen and replaced for
-all of them alike, also for those that take no ``config`` argument.
+Every wrapper asks ``config_for`` by that name in its own module, so this is where block sizes can be seen and replaced
+for all of them alike, also for those that take no ``config`` argument.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The operator benchmark: each kernel is checked against its float64 reference on the device, then timed beside its peers.
+"""The operator benchmark: each kernel is checked against its float64 reference, then timed beside its peers.
 
 `OPS` lists every kernel. A row is the JSON object of one case; `measured_row` makes it, whatever goes wrong on the way.
 """

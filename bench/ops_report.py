@@ -3,51 +3,49 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from dodona.bench.birth import described
 from dodona.bench.ops import ERROR, FAILED, PASSED, PEERS
 
-COLUMNS = ("op", "case", "check", "us", "p20-p80", "GB/s", "% read", *PEERS, "moved")
-WIDTHS = (17, 40, 7, 9, 19, 7, 7, *(9 for _ in PEERS), 0)
+WIDTHS = {"op": 17, "case": 42, "check": 7, "us": 9, "p20-p80": 19, "GB/s": 6, "% read": 7}
+WIDTHS |= {**dict.fromkeys(PEERS, 9), "moved": 0}
+UNTIMED = ("op", "case", "check", "moved")
 
 NOTES = (
     "*us* is the median of one call in a CUDA graph. *GB/s* counts the bytes that must be moved at least, and *% read*",
-    "is that over the read ceiling measured in the same run; cases marked *L2* find their inputs in the cache, as they do",
-    "after the kernel before, so theirs may exceed 100. The other columns are microseconds of the peers: plain torch,",
-    "torch.compile, the product alone by cuBLAS (F.linear), and the product alone by our own linear.",
+    "is that over the read ceiling measured in the same run; cases marked *L2* find their inputs in the cache, as they",
+    "do after the kernel before, so theirs may exceed 100. The other columns are microseconds of the peers: plain",
+    "torch, torch.compile, the product alone by cuBLAS (F.linear), and the product alone by our own linear.",
 )
 
 
-def cells(row: Mapping[str, Any], ceilings: Mapping[str, Any]) -> tuple[str, ...]:
-    """A row's cells, in the order of `COLUMNS`."""
-    ours = row["ours"]
-    figures = ("", "", "", "")
-    if ours:
-        us = ours["us"]
-        percent = percent_of_read(row, ceilings)
-        figures = (
-            f"{us['p50']:.2f}",
-            f"{us['p20']:.2f}-{us['p80']:.2f}",
-            f"{ours['gb_s']:.0f}",
-            "" if percent is None else f"{percent:.1f}",
-        )
-    moved = ", ".join(f"{name} {size / 1e6:.4g} MB" for name, size in row.get("moved", {}).items())
-    if moved and not row["from_memory"]:
-        moved += " (L2)"
-    return (row["op"], row["shape"], row["check"]["status"], *figures, *(_peer(row, name) for name in PEERS), moved)
+def cells(row: Mapping[str, Any], ceilings: Mapping[str, Any]) -> dict[str, str]:
+    """A row's cells by column."""
+    found = dict.fromkeys(WIDTHS, "")
+    found |= {"op": row["op"], "case": row["shape"], "check": row["check"]["status"]}
+    if ours := row["ours"]:
+        us, percent = ours["us"], percent_of_read(row, ceilings)
+        found["us"], found["p20-p80"] = f"{us['p50']:.2f}", f"{us['p20']:.2f}-{us['p80']:.2f}"
+        found["GB/s"], found["% read"] = f"{ours['gb_s']:.0f}", "" if percent is None else f"{percent:.1f}"
+    moved = ", ".join(f"{name} {_size(size)}" for name, size in row.get("moved", {}).items())
+    found["moved"] = moved + (" (L2)" if moved and not row["from_memory"] else "")
+    return found | {name: _peer(row, name) for name in PEERS}
 
 
-def line(row: Mapping[str, Any], ceilings: Mapping[str, Any]) -> str:
-    """A row on a terminal; what is wrong with it on a line of its own."""
-    text = columns(cells(row, ceilings))
-    return text + "".join(f"\n    {problem}" for problem in problems(row))
+def header(*, timed: bool) -> str:
+    """The names of the columns."""
+    return _columns({name: name for name in WIDTHS}, timed)
 
 
-def columns(values: Sequence[str]) -> str:
-    """Cells in columns."""
-    return " ".join(value.ljust(width) for value, width in zip(values, WIDTHS, strict=True)).rstrip()
+def line(row: Mapping[str, Any], ceilings: Mapping[str, Any], *, timed: bool) -> str:
+    """A row on a terminal; what is wrong with it on lines of their own."""
+    return "\n    ".join([_columns(cells(row, ceilings), timed), *problems(row)])
+
+
+def _columns(texts: Mapping[str, str], timed: bool) -> str:
+    return " ".join(texts[name].ljust(WIDTHS[name]) for name in (WIDTHS if timed else UNTIMED)).rstrip()
 
 
 def problems(row: Mapping[str, Any]) -> list[str]:
@@ -101,7 +99,9 @@ def ceiling_line(ceilings: Mapping[str, Any]) -> str:
     """The ceilings in words."""
     if "read_gb_s" not in ceilings:
         return f"ceilings could not be measured: {ceilings['error']}" if "error" in ceilings else ""
-    return f"read ceiling {ceilings['read_gb_s']:.0f} GB/s, copy ceiling {ceilings['copy_gb_s']:.0f} GB/s (read + written)"
+    return (
+        f"read ceiling {ceilings['read_gb_s']:.0f} GB/s, copy ceiling {ceilings['copy_gb_s']:.0f} GB/s (read + written)"
+    )
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -109,12 +109,22 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines = ["# Kernels, one by one", "", *(f"- {text}" for text in described(report["birth"]))]
     if ceiling := ceiling_line(report["ceilings"]):
         lines.append(f"- {ceiling}")
-    lines += ["", *NOTES, "", f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    lines += [f"| {' | '.join(cells(row, report['ceilings']))} |" for row in report["rows"]]
+    names = UNTIMED if report["not_timed"] else tuple(WIDTHS)
+    lines += ["", *([] if report["not_timed"] else [*NOTES, ""]), f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for row in report["rows"]:
+        texts = cells(row, report["ceilings"])
+        lines.append(f"| {' | '.join(texts[name] for name in names)} |")
     lines += ["", *summary(report)[:1]]
     lines += [f"- {text.strip()}" for text in summary(report)[1:]]
     wrong = [f"- {row['op']} {row['shape']}: {text}" for row in report["rows"] for text in problems(row)]
     return "\n".join([*lines, *(["", "## What went wrong", "", *wrong] if wrong else [])]) + "\n"
+
+
+def _size(size: int) -> str:
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size} B"
 
 
 def _problem(check: Mapping[str, Any] | None) -> list[str]:

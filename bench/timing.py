@@ -1,14 +1,15 @@
 """How long calls take on a CUDA device, and how fast its memory can be read and copied at most.
 
-Short calls are timed as replays of a CUDA graph, as a decode step runs them: the host is not in it, and a call's launch may
-overlap with the end of the one before. What must come from memory, not from L2, is given as several copies of its inputs
-that are used in turn and together exceed the cache three times. Calls that cannot be captured are timed one by one between
-events, after a write that fills the cache with something else.
+Calls are timed as replays of a CUDA graph, as a decode step runs them: the host is not in it, and a call's launch may
+overlap with the end of the one before. What must come from memory, not from L2, is given as several copies of its
+inputs that are used in turn and together exceed the cache three times. Calls that cannot be captured are timed one by
+one between events, after a write that fills the cache with something else.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ Call = Callable[[], object]
 CACHES = 3  # copies together are at least so many times the L2 cache
 MAX_COPIES = 128
 SAMPLE_US = 400.0  # a sample lasts at least so long, because an event is precise to half a microsecond
+SHORT_US, SHORT_CALLS = 100.0, 50  # and has so many calls where each is short, so that what starts a graph is shared
 TOTAL_US = 60_000.0
 SAMPLES = (12, 100)  # at least, at most
 CEILING_BYTES = 4 * 2**30
@@ -67,7 +69,8 @@ def copies_needed(size: int, device: torch.device) -> int:
 def time_calls(calls: Sequence[Call], device: torch.device) -> Timing:
     """Time the same work on several sets of inputs, used in turn."""
     single = _estimate(calls[0], device)
-    rounds = max(1, round(SAMPLE_US / (single * len(calls))))
+    least = max(SAMPLE_US / single, SHORT_CALLS if single < SHORT_US else 1)
+    rounds = math.ceil(least / len(calls))
     try:
         graph = _captured([*calls] * rounds, calls, device)
     except RuntimeError as error:
@@ -75,14 +78,14 @@ def time_calls(calls: Sequence[Call], device: torch.device) -> Timing:
         torch.cuda.synchronize(device)
         return _flushed(calls[0], single, device)
     number = rounds * len(calls)
-    count = _samples(single * number)
+    count = _samples(_estimate(graph.replay, device))
     events = _events(graph.replay, count, None)
     torch.cuda.synchronize(device)
     samples = [1000 * start.elapsed_time(stop) / number for start, stop in events]
     return Timing(*cuts(samples), "graph", len(calls), count)
 
 
-def read_memory(x_ptr: Any, sums_ptr: Any, BLOCK: tl.constexpr, STEPS: tl.constexpr) -> None:
+def read_memory(x_ptr, sums_ptr, BLOCK: tl.constexpr, STEPS: tl.constexpr):  # type: ignore[no-untyped-def]
     """A kernel that reads ``STEPS`` blocks a program and writes one sum, so that no load can be left out."""
     program = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, BLOCK)
@@ -102,7 +105,9 @@ def measure_ceilings(device: torch.device) -> Ceilings:
     count = size // 4 // unit * unit
     x = torch.randint(0, 1000, (count,), dtype=torch.int32, device=device)
     y = torch.empty_like(x)
-    sums = torch.empty(count // min(block * steps for block, steps, _ in READ_VARIANTS), dtype=torch.int32, device=device)
+    sums = torch.empty(
+        count // min(block * steps for block, steps, _ in READ_VARIANTS), dtype=torch.int32, device=device
+    )
 
     def read(block: int, steps: int, warps: int) -> Call:
         return lambda: read_kernel[(count // (block * steps),)](x, sums, BLOCK=block, STEPS=steps, num_warps=warps)
@@ -129,7 +134,7 @@ def _estimate(call: Call, device: torch.device) -> float:
     torch.cuda.synchronize(device)
     events = _events(call, 5, None)
     torch.cuda.synchronize(device)
-    return max(1.0, 1000 * min(start.elapsed_time(stop) for start, stop in events))
+    return max(1.0, *(1000 * float(start.elapsed_time(stop)) for start, stop in events[1:]))
 
 
 def _captured(calls: Sequence[Call], warm_up: Sequence[Call], device: torch.device) -> Any:
@@ -144,9 +149,6 @@ def _captured(calls: Sequence[Call], warm_up: Sequence[Call], device: torch.devi
     with torch.cuda.graph(graph, stream=stream):
         for call in calls:
             call()
-    for _ in range(2):
-        graph.replay()
-    torch.cuda.synchronize(device)
     return graph
 
 

@@ -1,8 +1,8 @@
 """The tuner: looks for better block sizes, warps and stages of each kernel at each shape, and keeps them in the table.
 
-Knob by knob: from the kernel's default, each value of `KNOBS` is tried for one knob while the others stay, the best is kept,
-and this goes round until a round changes nothing (`ROUNDS` at most). A candidate must pass the case's check before it is
-timed, and must beat the best so far by `GAIN` to replace it, so that noise does not choose.
+Knob by knob: from the kernel's default, each value of `KNOBS` is tried for one knob while the others stay, the best is
+kept, and this goes round until a round changes nothing (`ROUNDS` at most). A candidate must pass the case's check
+before it is timed, and must beat the best so far by `GAIN` to replace it, so that noise does not choose.
 
 A lookup that several cases share is tuned on the first of them. What is in the table already is left alone, so the same
 command goes on where it stopped.
@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from dodona.bench.apart import Work, reason
-from dodona.bench.case import FULL, Case, Plan, Spec
+from dodona.bench.apart import Work, device_answers, reason
+from dodona.bench.case import FULL, Case, Plan, Spec, cloned
 from dodona.bench.lookups import Config, Lookup, recorded, replaced
 from dodona.bench.ops import MODELS, OPS, calls_of, checked, the_device
 from dodona.bench.timing import time_calls
@@ -31,7 +31,12 @@ ROUNDS = 2
 GAIN = 0.02
 
 Values = Callable[[int], tuple[int, ...]]  # what to try instead of a value
-Timer = Callable[[Case, torch.device], float]  # microseconds
+Timer = Callable[[Config], float]  # microseconds of a call with this configuration, which is in force
+TimerOf = Callable[[Case, torch.device], Timer]
+
+
+class DeviceLostError(Exception):
+    """The device answers to nothing any more; only another process can go on."""
 
 
 def one_of(*values: int) -> Values:
@@ -90,7 +95,12 @@ KNOBS: Mapping[str, Mapping[str, Values]] = MappingProxyType(
         "linear": _STREAM,
         "linear_silu_mul": _STREAM,
         "qkv_append": _STREAM,
-        "attention": {"BLOCK_C": one_of(16, 32, 64, 128), "num_warps": WARPS, "num_stages": STAGES},
+        "attention": {
+            "BLOCK_C": one_of(16, 32, 64, 128),
+            "num_warps": WARPS,
+            "num_stages": STAGES,
+            "programs_per_sm": one_of(1, 2, 4, 8),
+        },
         "attention_signals": {
             "BLOCK_C": one_of(32, 64, 128),
             "SHARES": one_of(8, 16, 32, 64),
@@ -105,7 +115,7 @@ KNOBS: Mapping[str, Mapping[str, Values]] = MappingProxyType(
 
 # Each lookup once, at the shape that matters most: one row of the products, one long sequence, few queries.
 PLAN = FULL._replace(
-    logits=tuple((rows, 128256) for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256)) + ((8192, 151936),),
+    logits=(*((rows, 128256) for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256)), (8192, 151936)),
     draws=(1, 4, 16, 64),
     rows=(1, 2, 16),
     tokens=(1,),
@@ -138,28 +148,41 @@ def tuner(options: TuneOptions) -> Work:
 
     def work(key: str) -> list[dict[str, Any]]:
         with torch.inference_mode():
-            found = list(tuned(specs[key], device, known, time_case))
+            found = list(tuned(specs[key], device, known, timer_of))
         torch.cuda.empty_cache()
         return found
 
     return work
 
 
-def tuned(spec: Spec, device: torch.device, known: set[Lookup], timer: Timer) -> Iterator[dict[str, Any]]:
+def tuned(spec: Spec, device: torch.device, known: set[Lookup], make_timer: TimerOf) -> Iterator[dict[str, Any]]:
     """Tune every lookup of a case that its op owns and that is not known yet; adds to `known`."""
     case = spec.build(device)
-    want = case.expect(case.inputs)
     with recorded() as found:
-        case.run(case.inputs)
-    for wanted, (default, _) in found.items():
-        if wanted.op in OPS[spec.op].configs and wanted not in known:
-            known.add(wanted)
-            yield {"op": wanted.op, "shape": wanted.shape, "case": spec.key} | descend(
-                wanted, default, case, want, device, timer
-            )
+        try:
+            case.run(cloned(case.inputs))
+        except Exception:
+            if not found:
+                raise  # else it is the default configuration that fails, and another may not
+    todo = {
+        wanted: default
+        for wanted, (default, _) in found.items()
+        if wanted.op in OPS[spec.op].configs and wanted not in known
+    }
+    if not todo:
+        return
+    want, timer = case.expect(case.inputs), make_timer(case, device)
+    for wanted, default in todo.items():
+        known.add(wanted)
+        result = descend(wanted, default, case, want, device, timer)
+        yield {"op": wanted.op, "shape": wanted.shape, "case": spec.key} | result
+        if result["device_lost"]:
+            return
 
 
-def descend(wanted: Lookup, default: Config, case: Case, want: Any, device: torch.device, timer: Timer) -> dict[str, Any]:
+def descend(
+    wanted: Lookup, default: Config, case: Case, want: Any, device: torch.device, timer: Timer
+) -> dict[str, Any]:
     """Walk from the default knob by knob; see the top of this file."""
     times: dict[tuple[tuple[str, int], ...], float] = {}
     rejected: list[dict[str, Any]] = []
@@ -172,29 +195,33 @@ def descend(wanted: Lookup, default: Config, case: Case, want: Any, device: torc
                 with replaced(wanted, config):
                     wrong = [comparison.name for comparison in checked(case, want) if not comparison.passed]
                     if not wrong:
-                        times[key] = timer(case, device)
+                        times[key] = timer(config)
                 if wrong:
                     rejected.append({"config": dict(config), "error": f"wrong: {', '.join(wrong)}"})
-            except torch.AcceleratorError:
-                raise  # the device is lost, and every later candidate would be blamed
             except Exception as error:  # too many registers, too much shared memory, a block the kernel cannot have
                 rejected.append({"config": dict(config), "error": reason(error)})
+                if not device_answers():
+                    raise DeviceLostError from error
         return times[key]
 
-    best = dict(default)
-    time_of(best)
-    for _ in range(ROUNDS):
-        before = dict(best)
-        for knob, values in KNOBS[wanted.op].items():
-            for value in values(best[knob]):
-                candidate = {**best, knob: value}
-                if time_of(candidate) < time_of(best) * (1 - GAIN):
-                    best = candidate
-        if best == before:
-            break
+    best, lost = dict(default), False
+    try:
+        time_of(best)
+        for _ in range(ROUNDS):
+            before = best
+            for knob, values in KNOBS[wanted.op].items():
+                for value in values(best[knob]):
+                    candidate = {**best, knob: value}
+                    if time_of(candidate) < time_of(best) * (1 - GAIN):
+                        best = candidate
+            if best == before:
+                break
+    except DeviceLostError:
+        lost = True  # what was found before stands
     default_us, best_us = time_of(default), time_of(best)
     finite = best_us < float("inf")
     return {
+        "device_lost": lost,
         "default": dict(default),
         "default_us": default_us if default_us < float("inf") else None,
         "config": best if finite else None,
@@ -204,9 +231,10 @@ def descend(wanted: Lookup, default: Config, case: Case, want: Any, device: torc
     }
 
 
-def time_case(case: Case, device: torch.device) -> float:
+def timer_of(case: Case, device: torch.device) -> Timer:
     """The median of a call."""
-    return time_calls(calls_of(case, case.run, device), device).p50
+    calls = calls_of(case, case.run, device)
+    return lambda _: time_calls(calls, device).p50
 
 
 def device_name(device: torch.device) -> str:

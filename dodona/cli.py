@@ -6,7 +6,7 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import NamedTuple, NoReturn
 
@@ -24,11 +24,25 @@ class Command(NamedTuple):
     help: str
 
 
-COMMANDS = {
+class Group(NamedTuple):
+    """A subcommand with subcommands of its own."""
+
+    help: str
+    commands: Mapping[str, Command]
+
+
+COMMANDS: dict[str, Command | Group] = {
     "generate": Command("dodona.eval.commands.generate", "write one text with both models"),
     "eval": Command("dodona.eval.commands.evaluate", "measure accuracy over a grid of c, k and triggers"),
     "demo": Command("dodona.eval.commands.demo", "show what it does, on models that come with it"),
     "env": Command("dodona.eval.commands.env", "versions, devices, and whether two models would fit"),
+    "bench": Group(
+        "measure speed on this machine",
+        {
+            "ops": Command("dodona.bench.commands.ops", "check and time every kernel, or tune its block sizes"),
+            "decode": Command("dodona.bench.commands.decode", "decode throughput against transformers"),
+        },
+    ),
 }
 
 
@@ -121,25 +135,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
+    description = "Decode with two Llama models: a small base writes, and a large oracle is consulted where it matters."
+    return _run_one_of(COMMANDS, arguments, "dodona", description)
+
+
+def _run_one_of(
+    commands: Mapping[str, Command | Group] | Mapping[str, Command], arguments: list[str], prog: str, description: str
+) -> int:
+    """Run the command that the first argument names."""
     name = arguments[0] if arguments else "--help"
-    if name in COMMANDS:
-        command = COMMANDS[name]
+    if name in commands:
+        command = commands[name]
+        if isinstance(command, Group):
+            return _run_one_of(command.commands, arguments[1:], f"{prog} {name}", command.help.capitalize() + ".")
         module = import_module(command.module)
-        parser = Parser(f"dodona {name}", module.__doc__ or command.help)
+        parser = Parser(f"{prog} {name}", module.__doc__ or command.help)
         module.add_arguments(parser)
         code: int = module.run(parser.read(arguments[1:]))
         return code
-    width = max(map(len, COMMANDS))
-    listed = "\n".join(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items())
-    parser = Parser(
-        "dodona",
-        "Decode with two Llama models: a small base writes, and a large oracle is consulted where it matters.",
-        f"commands:\n{listed}\n\n`dodona COMMAND --help` lists a command's options.",
-    )
-    parser.usage = "dodona COMMAND [options]"
-    parser.add_argument("--version", action="version", version=f"dodona {__version__}")
+    width = max(map(len, commands))
+    listed = "\n".join(f"  {name:{width}}  {command.help}" for name, command in commands.items())
+    parser = Parser(prog, description, f"commands:\n{listed}\n\n`{prog} COMMAND --help` lists a command's options.")
+    parser.usage = f"{prog} COMMAND [options]"
+    if prog == "dodona":
+        parser.add_argument("--version", action="version", version=f"dodona {__version__}")
     if not name.startswith("-"):
-        parser.error(f"there is no command {name!r}{closest(name, list(COMMANDS))}")
+        parser.error(f"there is no command {name!r}{closest(name, list(commands))}")
     if not arguments:
         parser.print_help()
         return EXIT_ERROR

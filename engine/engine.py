@@ -385,9 +385,7 @@ def _as_request(prompt: Any, options: Mapping[str, Any]) -> Request:
     raise RequestError(f"a prompt must be text, token ids, chat messages or a Request, not {type(prompt).__name__}")
 
 
-def _expand(
-    prompts: Iterable[Any], options: Mapping[str, Any], n: int | None
-) -> Iterator[Request | DodonaError]:
+def _expand(prompts: Iterable[Any], options: Mapping[str, Any], n: int | None) -> Iterator[Request | DodonaError]:
     """Requests of an iterable, ``n`` samples each; a malformed one comes out as its error, to fail alone."""
     for prompt in prompts:
         try:
@@ -397,4 +395,3 @@ def _expand(
             yield error
         else:
             yield from requests
-

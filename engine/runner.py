@@ -17,9 +17,7 @@ class Runner:
 
     def __init__(self, name: str, model: Llama, ops: Ops, *, pages: int, page_size: int) -> None:
         self.name, self.model, self.ops = name, model.prepare(ops), ops
-        self.cache = PagedCache(
-            model.config, pages=pages, page_size=page_size, dtype=model.dtype, device=model.device
-        )
+        self.cache = PagedCache(model.config, pages=pages, page_size=page_size, dtype=model.dtype, device=model.device)
         self.forwards = 0
         self.tokens = 0
 

@@ -324,10 +324,12 @@ def _attend(
     )
     group = heads // kv_heads
     rows = _block_rows(max_queries * group, q_THD.dtype)
-    config = config_for("attention", (head_dim, rows), device, _default_config(head_dim, rows, q_THD.dtype))
+    key = (head_dim, rows, q_THD.dtype.itemsize)
+    config = dict(config_for("attention", key, device, _default_config(head_dim, q_THD.dtype)))
+    programs = config.pop("programs_per_sm") * num_sms(device)
     blocks = triton.cdiv(max_queries * group, rows)
     if splits is None:
-        splits = _default_splits(batch * kv_heads * blocks, pages.capacity, config["BLOCK_C"], num_sms(device))
+        splits = _splits(programs // max(batch * kv_heads * blocks, 1), triton.cdiv(pages.capacity, config["BLOCK_C"]))
     if not 1 <= splits <= MAX_SPLITS:
         raise ValueError(f"splits must be 1 to {MAX_SPLITS}, not {splits}")
 
@@ -362,17 +364,17 @@ def _block_rows(rows: int, dtype: torch.dtype) -> int:
     return max(16, min(16 if dtype == torch.float32 else 64, triton.next_power_of_2(rows)))
 
 
-def _default_config(head_dim: int, rows: int, dtype: torch.dtype) -> Mapping[str, int]:
+def _default_config(head_dim: int, dtype: torch.dtype) -> Mapping[str, int]:
+    """``programs_per_sm`` is how many programs a multiprocessor should have: fewer blocks than that are split."""
     if dtype == torch.float32:
-        return {"BLOCK_C": 32 if head_dim <= 64 else 16, "num_warps": 4, "num_stages": 2}
+        return {"BLOCK_C": 32 if head_dim <= 64 else 16, "num_warps": 4, "num_stages": 2, "programs_per_sm": 2}
     # The page is looked up two stages before its keys arrive, so five stages keep two tiles of keys in flight.
-    return {"BLOCK_C": 64, "num_warps": 4, "num_stages": 5}
+    return {"BLOCK_C": 64, "num_warps": 4, "num_stages": 5, "programs_per_sm": 2}
 
 
-def _default_splits(programs: int, capacity: int, block_c: int, sms: int) -> int:
-    """The power of two that gives two programs a multiprocessor, but no more splits than tiles."""
-    most = min(MAX_SPLITS, 2 * sms // max(programs, 1), triton.cdiv(capacity, block_c))
-    return 1 << (max(most, 1).bit_length() - 1)
+def _splits(wanted: int, tiles: int) -> int:
+    """As many as wanted or as there can be tiles of keys, down to a power of two, so that few kernels are compiled."""
+    return 1 << (max(1, min(MAX_SPLITS, wanted, tiles)).bit_length() - 1)
 
 
 def compile_cases() -> Iterator[CompileCase]:
@@ -393,7 +395,7 @@ def compile_cases() -> Iterator[CompileCase]:
 def _attend_case(shape: LlamaShape, name: str, max_queries: int, splits: int, statistics: bool) -> CompileCase:
     bf16, page_size, group = torch.bfloat16, 256, shape.heads // shape.kv_heads
     rows = _block_rows(max_queries * group, bf16)
-    config = dict(_default_config(shape.head_dim, rows, bf16))
+    config = dict(_default_config(shape.head_dim, bf16))
     sums = torch.float32 if splits > 1 else None
     return CompileCase(
         name=f"attention {name} {shape.name} {shape.heads}/{shape.kv_heads} heads of {shape.head_dim} bf16",
@@ -425,11 +427,12 @@ def _attend_case(shape: LlamaShape, name: str, max_queries: int, splits: int, st
             "PAGE_SIZE": page_size,
             "SPLITS": splits,
             "BLOCK_M": rows,
-            "BLOCK_C": config.pop("BLOCK_C"),
+            "BLOCK_C": config["BLOCK_C"],
             "BLOCK_D": shape.head_dim,
             "STATS": statistics,
         },
-        **config,
+        num_warps=config["num_warps"],
+        num_stages=config["num_stages"],
     )
 
 

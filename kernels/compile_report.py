@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from dodona.kernels.launch import CompileCase, interpreting
 
 MODULES = (
-    "uncertainty", "sample", "lm_head", "pair",
+    "uncertainty", "threshold", "sample", "lm_head", "pair",
     "attention", "attention_signals", "norm", "rope", "qkv", "mlp", "linear",
 )  # fmt: skip
 CAPABILITIES = (80, 90, 100)

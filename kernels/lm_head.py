@@ -5,7 +5,7 @@
     statistics of x as in `uncertainty`; draw from x as in `sample`
 
 Each program takes BLOCK_V rows of W and ends with x for so many tokens and all B rows in registers. What it writes is
-a part (see `uncertainty`): m, s, mean, spread, the two largest logits; and for the draw its best score + noise and its
+a part (see `parts`): m, s, mean, spread, the two largest logits; and for the draw its best score + noise and its
 mass at temperature T, sum e^((x - m) / T) about its own maximum m. A second kernel merges the parts. So a step costs
 one pass over W and ten numbers a program and row; logits are written only where they are asked for. (Merging in the
 program, over several tiles, would leave fewer parts, but its running state takes more registers than a thread has.)
@@ -38,31 +38,12 @@ from dodona.kernels.launch import (
     signature_of,
     wait_for_producers,
 )
+from dodona.kernels.noise import STREAM_SAMPLE, gumbel, philox_words
 from dodona.kernels.norm import Norm, rms_norm_reference
+from dodona.kernels.parts import Parts, below, finite_or_zero, load_merged, store_part
 from dodona.kernels.portable import dot, rounded
-from dodona.kernels.sample import (
-    STREAM_SAMPLE,
-    Filters,
-    Sample,
-    check_sampling,
-    gumbel,
-    philox_words,
-    sample,
-    store_draw,
-)
-from dodona.kernels.uncertainty import (
-    Parts,
-    Results,
-    Uncertainty,
-    below,
-    finite_or_zero,
-    load_merged,
-    merge,
-    merge_case,
-    store_part,
-    store_row,
-    uncertainty_reference,
-)
+from dodona.kernels.sample import Filters, Sample, check_sampling, sample, store_draw
+from dodona.kernels.uncertainty import Results, Uncertainty, merge, merge_case, store_row, uncertainty_reference
 
 MAX_ROWS = 16
 

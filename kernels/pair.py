@@ -45,12 +45,12 @@ from dodona.kernels.launch import (
     wait_for_producers,
 )
 from dodona.kernels.lm_head import check_product, product_case, product_statistics, product_tile
+from dodona.kernels.parts import cut
 from dodona.kernels.portable import loop_bound
 from dodona.kernels.uncertainty import (
     Results,
     Uncertainty,
     check_logits,
-    choose_splits,
     uncertainty_reference,
     uncertainty_results,
 )
@@ -286,15 +286,12 @@ def pair(
         return _finish(_Scratch.empty(0, 1, device), ids_N, base, oracle, vocab)
     blocks = config or config_for("pair", (triton.next_power_of_2(rows), vocab), device, CONFIG)
     block = blocks["BLOCK"]
-    if splits is None:
-        splits = choose_splits(rows, vocab, device, block, blocks["programs_per_sm"])
-    chunk = triton.cdiv(triton.cdiv(vocab, splits), block) * block
-    splits = triton.cdiv(vocab, chunk)
-    scratch = _Scratch.empty(rows, splits, device)
+    pieces = cut(rows, vocab, device, block, blocks["programs_per_sm"], splits)
+    scratch = _Scratch.empty(rows, pieces.splits, device)
     use_pdl = pdl_supported(device)
-    _pair_kernel[(rows, splits)](
+    _pair_kernel[(rows, pieces.splits)](
         base_NV, oracle_NV, ids_N, base.floats, oracle.floats, *scratch,
-        base_NV.stride(0), oracle_NV.stride(0), rows, vocab, chunk, splits,
+        base_NV.stride(0), oracle_NV.stride(0), rows, vocab, pieces.size, pieces.splits,
         BLOCK=block, USE_PDL=use_pdl, num_warps=blocks["num_warps"], **pdl_options(use_pdl),
     )  # fmt: skip
     return _finish(scratch, ids_N, base, oracle, vocab)

@@ -4,8 +4,7 @@
     id      = argmax over kept tokens of score + g,   g = -ln(-ln u)    a draw from the softmax of the kept scores
     T = 0     g = 0, T = 1, nothing filtered: the largest logit
 
-The lowest id among equal maxima wins. u is ((word >> 9) + 1/2) 2^-23 of Philox4x32-10 with key (keys[0], keys[1]) and
-counter (token // 4, position, stream, 0), of which a token takes word token % 4: nothing else enters a row's draw.
+The lowest id among equal maxima wins; `noise` says what g is made of: nothing but the row's key, position and stream.
 
 Filters, each on what the one before it left, with w = e^((x - max x) / T):
 
@@ -14,15 +13,10 @@ Filters, each on what the one before it left, with w = e^((x - max x) / T):
             rising id, is < p of the mass that top-k left                            1: off
     min-p   keep w >= min_p                                                          0: off
 
-No row is sorted. A score has an order-preserving unsigned key (bfloat16: 16 bits of the logit itself; float16: 20;
-float32: all 32 of the score). The smallest kept key is found four bits a launch, from the top: every program counts and
-weighs the tokens of its piece of the row by the next four bits, and the first thing that the next launch does is to add
-these up and to choose the lowest non-empty one of sixteen bins before which the count is < k, or the mass < p of all.
-The last launch knows the exact key, the mass above it, and how many tokens of that key lie in earlier pieces: that
-decides ties by id. The number of launches depends on shapes, dtypes and which filters are given, never on values.
+`threshold` finds the smallest kept score of top-k and top-p; one more pass over the row draws.
 
-Shape suffixes: B rows, V vocabulary. Sources: Gumbel-max, Maddison et al. 2014 (arXiv:1411.0030); Philox, Salmon et al.
-2011; nucleus, Holtzman et al. 2020 (arXiv:1904.09751).
+Shape suffixes: B rows, V vocabulary. Sources: Gumbel-max, Maddison et al. 2014 (arXiv:1411.0030); nucleus,
+Holtzman et al. 2020 (arXiv:1904.09751).
 """
 
 from __future__ import annotations
@@ -47,16 +41,26 @@ from dodona.kernels.launch import (
     signature_of,
     wait_for_producers,
 )
+from dodona.kernels.noise import STREAM_SAMPLE, row_noise
+from dodona.kernels.parts import cut
 from dodona.kernels.portable import loop_bound
-from dodona.kernels.uncertainty import Uncertainty, check_logits, choose_splits, uncertainty
+from dodona.kernels.threshold import (
+    KEY_BITS,
+    RADIX_BITS,
+    SEARCH_BLOCK,
+    STATE_TYPES,
+    advance,
+    find_threshold,
+    order_key,
+    row_scale,
+    threshold_reference,
+    weight,
+)
+from dodona.kernels.uncertainty import Uncertainty, check_logits, uncertainty
 
 MAX_VOCAB = 2**24 - 1  # counts are compared with k in float32
-STREAM_SAMPLE = 1  # the stream of the committed token's noise
-RADIX_BITS = 4
-KEY_BITS = {torch.bfloat16: 16, torch.float16: 20, torch.float32: 32}
 
-# A search weighs [SEARCH_BLOCK, 16] numbers at a time, hence the smaller tile.
-CONFIG = {"BLOCK": 1024, "SEARCH_BLOCK": 512, "num_warps": 4, "programs_per_sm": 2}
+CONFIG = {"BLOCK": 1024, "SEARCH_BLOCK": SEARCH_BLOCK, "num_warps": 4, "programs_per_sm": 2}
 
 
 class Sample(NamedTuple):
@@ -77,7 +81,6 @@ class Filters(NamedTuple):
 
 def sample_reference(logits_BV: Tensor, temperature_B: Tensor, noise_BV: Tensor, filters: Filters) -> Sample:
     """The definitions in float64, by sorting, plain torch; the noise is given."""
-    vocab = logits_BV.shape[1]
     x = logits_BV.double()
     greedy = temperature_B == 0
     scores = x / torch.where(greedy, 1.0, temperature_B.double()).unsqueeze(1)
@@ -85,170 +88,13 @@ def sample_reference(logits_BV: Tensor, temperature_B: Tensor, noise_BV: Tensor,
     top_k = off if filters.top_k is None else torch.where(greedy, off, filters.top_k)
     top_p = off + 1 if filters.top_p is None else torch.where(greedy, 1.0, filters.top_p)
     min_p = off if filters.min_p is None else torch.where(greedy, 0.0, filters.min_p)
-    ordered, order = scores.sort(dim=-1, descending=True, stable=True)
-    k = torch.where((top_k > 0) & (top_k < vocab), top_k, vocab).long()
-    ordered = ordered.masked_fill(ordered < ordered.gather(1, k.unsqueeze(1) - 1), -torch.inf)
-    p = ordered.softmax(-1)
-    beyond = (p.cumsum(-1) - p >= top_p.double().unsqueeze(1)) & (top_p < 1).unsqueeze(1)
-    beyond[:, 0] = False
-    kept = torch.empty_like(scores).scatter_(1, order, ordered.masked_fill(beyond, -torch.inf))
+    kept = scores.masked_fill(~threshold_reference(scores, top_k, top_p), -torch.inf)
     share = (kept - kept.amax(-1, keepdim=True)).exp()
     kept = kept.masked_fill(share < min_p.double().unsqueeze(1), -torch.inf)
     ids = (kept + torch.where(greedy.unsqueeze(1), 0.0, noise_BV.double())).argmax(-1, keepdim=True)
     logprob = x.log_softmax(-1).gather(1, ids).squeeze(1)
     sampled = torch.where(greedy, 0.0, kept.log_softmax(-1).gather(1, ids).squeeze(1))
     return Sample(ids.squeeze(1), logprob, sampled)
-
-
-@triton.jit
-def philox_words(counter, position, stream, key0, key1):
-    """The four 32-bit words of Philox4x32-10 at (counter, position, stream, 0); all uint32, broadcast together."""
-    zero = counter * 0
-    return tl.philox_impl(counter, zero + position, zero + stream, zero, zero + key0, zero + key1, 10)
-
-
-@triton.jit
-def gumbel(word):
-    """Standard Gumbel noise of a 32-bit word. The logarithms must be the accurate ones: near u = 1, where the largest
-    values come from, an approximate logarithm has few or no correct digits."""
-    u = ((word >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07
-    return -tl.log(-tl.log(u))
-
-
-@triton.jit
-def row_noise(first, position, stream, key0, key1, BLOCK: tl.constexpr):
-    """Noise ``[BLOCK]`` of tokens first, first + 1, ...; first is a multiple of 4."""
-    counter = (first // 4 + tl.arange(0, BLOCK // 4)).to(tl.uint32)
-    w0, w1, w2, w3 = philox_words(counter, position, stream, key0, key1)
-    words = tl.join(tl.join(w0, w2), tl.join(w1, w3))  # [BLOCK / 4, 2, 2]: words 0 1 2 3 in memory order
-    return gumbel(tl.reshape(words, [BLOCK]))
-
-
-@triton.jit
-def order_key(x, score, BITS: tl.constexpr):
-    """An unsigned number that grows with the score; that of a 16-bit logit itself, whose quotients never coincide."""
-    value = score if BITS == 32 else x
-    value = tl.where(value == 0, 0.0, value)  # -0 equals 0
-    bits = value.to(tl.int32, bitcast=True)
-    key = tl.where(bits < 0, ~bits, bits ^ -2147483648).to(tl.uint32, bitcast=True)
-    return key >> (32 - BITS)
-
-
-@triton.jit
-def load_row(temperature, top_logit, row):
-    """What a row's scores depend on: T (1 where greedy), 1 / T, whether it is greedy, the largest logit."""
-    t = tl.load(temperature + row)
-    greedy = t == 0
-    t = tl.where(greedy, 1.0, t)
-    m = tl.load(top_logit + row)
-    return t, 1.0 / t, greedy, m
-
-
-@triton.jit
-def weight(x, m, inverse_t):
-    """e^((x - m) / T); 0 for -inf."""
-    return tl.exp(tl.maximum((x - m) * inverse_t, -200.0))
-
-
-@triton.jit
-def advance(
-    prefix, above, target, counts, masses, limit, greedy, row, B, V, SPLITS,
-    DONE: tl.constexpr, BY_MASS: tl.constexpr, SPLIT_BLOCK: tl.constexpr,
-):  # fmt: skip
-    """Add up the bins of level DONE of a search and choose one: key prefix, what lies above it, target, and the bin."""
-    line = row.to(tl.int64)
-    bins = tl.arange(0, 16)
-    part = tl.arange(0, SPLIT_BLOCK)[:, None]
-    at = ((line + (DONE % 2) * B) * SPLITS + part) * 16 + bins[None, :]
-    count = tl.sum(tl.load(counts + at, mask=part < SPLITS, other=0), 0)
-    measure = tl.sum(tl.load(masses + at, mask=part < SPLITS, other=0.0), 0) if BY_MASS else count.to(tl.float32)
-    if DONE == 0:
-        old_prefix = line.to(tl.int32) * 0
-        old_above = 0.0
-        if BY_MASS:
-            share = tl.load(limit + row)
-            goal = tl.where(greedy | (share >= 1), float("inf"), share * tl.sum(measure, 0))
-        else:
-            k = tl.load(limit + row).to(tl.int32)
-            goal = tl.where(greedy | (k <= 0) | (k > V), V, k).to(tl.float32)
-    else:
-        old_prefix = tl.load(prefix + DONE * B + row)
-        old_above = tl.load(above + DONE * B + row)
-        goal = tl.load(target + DONE * B + row)
-    higher = tl.sum(tl.where(bins[None, :] > bins[:, None], measure[None, :], 0.0), 1)
-    before = old_above + higher
-    chosen = tl.min(tl.where((count > 0) & (before < goal), bins, 15), 0)
-    new_above = tl.sum(tl.where(bins == chosen, before, 0.0), 0)
-    return old_prefix * 16 + chosen, new_above, goal, chosen
-
-
-@triton.jit
-def store_state(prefix, above, target, row, B, level, key, lies_above, goal):
-    """Keep the state after `level` levels."""
-    tl.store(prefix + level * B + row, key)
-    tl.store(above + level * B + row, lies_above)
-    tl.store(target + level * B + row, goal)
-
-
-@triton.jit
-def _search_kernel(
-    logits, temperature, top_logit, limit, prefix, above, target, counts, masses,
-    floor_limit, floor_prefix, floor_above, floor_target, floor_counts,
-    row_stride, B, V, chunk, SPLITS,
-    LEVEL: tl.constexpr, LEVELS: tl.constexpr, BY_MASS: tl.constexpr, BITS: tl.constexpr,
-    BLOCK: tl.constexpr, SPLIT_BLOCK: tl.constexpr, USE_PDL: tl.constexpr,
-):  # fmt: skip
-    """One level of a search: settle the level before it, then count (and weigh) this piece's tokens by four more bits.
-
-    With ``floor_prefix``, the finished top-k search, only what it keeps is looked at.
-    """
-    row = tl.program_id(0)
-    split = tl.program_id(1)
-    wait_for_producers(USE_PDL)
-    let_dependents_start(USE_PDL)
-    t, inverse_t, greedy, m = load_row(temperature, top_logit, row)
-    if LEVEL > 0:
-        key_so_far, lies_above, goal, _ = advance(
-            prefix, above, target, counts, masses, limit, greedy, row, B, V, SPLITS, LEVEL - 1, BY_MASS, SPLIT_BLOCK
-        )
-        if split == 0:
-            store_state(prefix, above, target, row, B, LEVEL, key_so_far, lies_above, goal)
-        wanted = key_so_far.to(tl.uint32, bitcast=True)
-    if floor_prefix is not None:
-        if LEVEL == 0:
-            floor, count_above, k, _ = advance(
-                floor_prefix, floor_above, floor_target, floor_counts, None, floor_limit, greedy, row, B, V, SPLITS,
-                LEVELS - 1, False, SPLIT_BLOCK,
-            )  # fmt: skip
-            if split == 0:
-                store_state(floor_prefix, floor_above, floor_target, row, B, LEVELS, floor, count_above, k)
-        else:
-            floor = tl.load(floor_prefix + LEVELS * B + row)
-        lowest = floor.to(tl.uint32, bitcast=True)
-    line = logits + row.to(tl.int64) * row_stride
-    bins = tl.arange(0, 16)
-    count = tl.zeros([16], tl.int32)
-    mass = tl.zeros([16], tl.float32)
-    start = split * chunk
-    stop = tl.minimum(start + chunk, V)
-    for tile in range(loop_bound(start), loop_bound(stop), BLOCK):
-        token = tile + tl.arange(0, BLOCK)
-        inside = token < stop
-        x = tl.load(line + token, mask=inside, other=float("-inf")).to(tl.float32)
-        key = order_key(x, tl.div_rn(x, t), BITS)
-        if LEVEL > 0:
-            inside = inside & ((key >> (BITS - 4 * LEVEL)) == wanted)
-        if floor_prefix is not None:
-            inside = inside & (key >= lowest)
-        digit = ((key >> (BITS - 4 * LEVEL - 4)) & 15).to(tl.int32)
-        hit = (tl.where(inside, digit, -1)[:, None]) == bins[None, :]
-        count += tl.sum(hit.to(tl.int32), 0)
-        if BY_MASS:
-            mass += tl.sum(tl.where(hit, weight(x, m, inverse_t)[:, None], 0.0), 0)
-    at = ((row.to(tl.int64) + (LEVEL % 2) * B) * SPLITS + split) * 16 + bins
-    tl.store(counts + at, count)
-    if BY_MASS:
-        tl.store(masses + at, mass)
 
 
 @triton.jit
@@ -264,7 +110,7 @@ def _draw_kernel(
     no_id: tl.constexpr = 2**31 - 1
     wait_for_producers(USE_PDL)
     let_dependents_start(USE_PDL)
-    t, inverse_t, greedy, m = load_row(temperature, top_logit, row)
+    t, inverse_t, greedy, m = row_scale(temperature, top_logit, row)
     key0 = tl.load(keys + 2 * row.to(tl.int64)).to(tl.uint32)
     key1 = tl.load(keys + 2 * row.to(tl.int64) + 1).to(tl.uint32)
     position = tl.load(positions + row).to(tl.uint32)
@@ -350,29 +196,6 @@ def _finish_kernel(
     store_draw(ids, logprobs, row, B, code, token, x, m, log_s, tl.load(temperature + row), mass)
 
 
-class _Search(NamedTuple):
-    """The scratch of one threshold search; level l reads what level l - 1 wrote."""
-
-    prefix: Tensor  # [levels + 1, B] int32: leading bits of the key
-    above: Tensor  # [levels + 1, B] float32: count or mass of what has a larger key
-    target: Tensor  # [levels + 1, B] float32: k, or p of all mass
-    counts: Tensor  # [2, B, splits, 16] int32: tokens by the next four bits
-    masses: Tensor | None  # likewise float32
-
-    @classmethod
-    def empty(cls, levels: int, rows: int, splits: int, by_mass: bool, device: torch.device) -> _Search:
-        def scratch(dtype: torch.dtype, *shape: int) -> Tensor:
-            return torch.empty(*shape, rows, *((splits, 16) if shape == (2,) else ()), dtype=dtype, device=device)
-
-        return cls(
-            scratch(torch.int32, levels + 1),
-            scratch(torch.float32, levels + 1),
-            scratch(torch.float32, levels + 1),
-            scratch(torch.int32, 2),
-            scratch(torch.float32, 2) if by_mass else None,
-        )
-
-
 def check_sampling(
     rows: int, temperature_B: Tensor, keys_B2: Tensor, positions_B: Tensor, filters: Filters, stream: int
 ) -> None:
@@ -446,86 +269,55 @@ def sample(
     if statistics is None:
         statistics = uncertainty(logits_BV)
     blocks = config or config_for("sample", (triton.next_power_of_2(rows), vocab), device, CONFIG)
-    block, warps = blocks["BLOCK"], blocks["num_warps"]
-    if splits is None:
-        splits = choose_splits(rows, vocab, device, block, blocks["programs_per_sm"])
-    chunk = triton.cdiv(triton.cdiv(vocab, splits), block) * block
-    splits = triton.cdiv(vocab, chunk)
-    use_pdl = pdl_supported(device)
-    bits = KEY_BITS[logits_BV.dtype]
-    levels = bits // RADIX_BITS
-    shape = (logits_BV.stride(0), rows, vocab, chunk, splits)
-    constants = {"LEVELS": levels, "BITS": bits, "SPLIT_BLOCK": triton.next_power_of_2(splits)}
-    launch = {"USE_PDL": use_pdl, "num_warps": warps, **pdl_options(use_pdl)}
-
-    floor: tuple[Tensor | None, ...] = (None,) * 5
-    search, limit, by_mass = None, None, False
-    for values, weighs in ((top_k_B, False), (top_p_B, True)):
-        if values is None:
-            continue
-        if search is not None:
-            floor = (limit, *search[:4])
-        search, limit, by_mass = _Search.empty(levels, rows, splits, weighs, device), values, weighs
-        for level in range(levels):
-            _search_kernel[(rows, splits)](
-                logits_BV, temperature_B, statistics.top_logit, limit, *search, *floor, *shape,
-                LEVEL=level, BY_MASS=weighs, BLOCK=blocks["SEARCH_BLOCK"], **constants, **launch,
-            )  # fmt: skip
-
-    best = torch.empty(2, rows, splits, dtype=torch.float32, device=device)
-    best_ids = torch.empty(rows, splits, dtype=torch.int32, device=device)
-    _draw_kernel[(rows, splits)](
-        logits_BV, temperature_B, statistics.top_logit, keys_B2, positions_B, min_p_B, limit, *(search or (None,) * 5),
-        best[0], best_ids, best[1], *shape, STREAM=stream, BY_MASS=by_mass, BLOCK=block, **constants, **launch,
+    block, search_block, warps = blocks["BLOCK"], blocks["SEARCH_BLOCK"], blocks["num_warps"]
+    pieces = cut(rows, vocab, device, max(block, search_block), blocks["programs_per_sm"], splits)
+    found = find_threshold(
+        logits_BV, temperature_B, statistics.top_logit, top_k_B, top_p_B, pieces, search_block, warps
+    )
+    best = torch.empty(2, rows, pieces.splits, dtype=torch.float32, device=device)
+    best_ids = torch.empty(rows, pieces.splits, dtype=torch.int32, device=device)
+    bits, use_pdl = KEY_BITS[logits_BV.dtype], pdl_supported(device)
+    launch = {"SPLIT_BLOCK": triton.next_power_of_2(pieces.splits), "USE_PDL": use_pdl, **pdl_options(use_pdl)}
+    _draw_kernel[(rows, pieces.splits)](
+        logits_BV, temperature_B, statistics.top_logit, keys_B2, positions_B, min_p_B,
+        *((None,) * 6 if found is None else (found.limit, *found.search)), best[0], best_ids, best[1],
+        logits_BV.stride(0), rows, vocab, pieces.size, pieces.splits, STREAM=stream,
+        BY_MASS=found is not None and found.by_mass, LEVELS=bits // RADIX_BITS, BITS=bits, BLOCK=block,
+        num_warps=warps, **launch,
     )  # fmt: skip
     _finish_kernel[(rows,)](
         logits_BV, temperature_B, statistics.top_logit, statistics.top_prob, statistics.error,
-        best[0], best_ids, best[1], ids, logprobs, logits_BV.stride(0), rows, splits,
-        SPLIT_BLOCK=constants["SPLIT_BLOCK"], **launch,
+        best[0], best_ids, best[1], ids, logprobs, logits_BV.stride(0), rows, pieces.splits, num_warps=4, **launch,
     )  # fmt: skip
     return Sample(ids, *logprobs.unbind(0))
 
 
 def compile_cases() -> Iterator[CompileCase]:
-    """The kernels of this file at one row, where a row is split, and at 256."""
+    """At one row, where it is cut over all multiprocessors, and at 256."""
     f32, i32, i64 = torch.float32, torch.int32, torch.int64
     block, warps = CONFIG["BLOCK"], CONFIG["num_warps"]
     vocab = LLAMA_SHAPES[0].vocab
     for rows, splits in ((1, triton.cdiv(vocab, block)), (256, 1)):
-        shape = {"row_stride": vocab, "B": rows, "V": vocab, "chunk": triton.cdiv(vocab, block * splits) * block}
-        sizes = {"SPLIT_BLOCK": triton.next_power_of_2(splits)}
-        state = {"prefix": i32, "above": f32, "target": f32, "counts": i32, "masses": f32}
-        nothing = dict.fromkeys(state, None)
+        chunk = triton.cdiv(vocab, block * splits) * block
+        split_block = triton.next_power_of_2(splits)
         for dtype in FLOATS if rows == 1 else FLOATS[:1]:
             bits = KEY_BITS[dtype]
-            levels = bits // RADIX_BITS
-            name = f"[{rows}, {vocab}] {dtype}".replace("torch.", "")
-            for by_mass, level in ((False, 1), (True, 0), (True, 1)):
-                floor = {"limit": i64, "prefix": i32, "above": f32, "target": f32, "counts": i32}
-                signature = signature_of(
-                    logits=dtype, temperature=f32, top_logit=f32, limit=f32 if by_mass else i64,
-                    **(state | ({} if by_mass else {"masses": None})),
-                    **{f"floor_{key}": value if by_mass else None for key, value in floor.items()},
-                    **shape, SPLITS=splits,
-                )  # fmt: skip
-                constexprs = {"LEVEL": level, "LEVELS": levels, "BY_MASS": by_mass, "BITS": bits, **sizes}
-                constexprs["BLOCK"] = CONFIG["SEARCH_BLOCK"]
-                search = f"search {'top-p' if by_mass else 'top-k'} level {level} {name}"
-                yield CompileCase(search, _search_kernel, signature, constexprs, warps, 1)
             for filtered in (False, True):
                 signature = signature_of(
                     logits=dtype, temperature=f32, top_logit=f32, keys=i64, positions=i64,
-                    min_p=f32 if filtered else None, limit=f32 if filtered else None,
-                    **(state if filtered else nothing), best_values=f32, best_ids=i32, kept_masses=f32,
-                    **shape, SPLITS=splits,
+                    **{key: value if filtered else None for key, value in STATE_TYPES.items()},
+                    min_p=f32 if filtered else None, limit=f32 if filtered else None, best_values=f32, best_ids=i32,
+                    kept_masses=f32, row_stride=vocab, B=rows, V=vocab, chunk=chunk, SPLITS=splits,
                 )  # fmt: skip
-                constexprs = {"STREAM": STREAM_SAMPLE, "BY_MASS": filtered, "LEVELS": levels, "BITS": bits, **sizes}
-                constexprs["BLOCK"] = block
-                draw = f"draw {'filtered ' if filtered else ''}{name}"
-                yield CompileCase(draw, _draw_kernel, signature, constexprs, warps, 1)
+                constexprs = {
+                    "STREAM": STREAM_SAMPLE, "BY_MASS": filtered, "LEVELS": bits // RADIX_BITS, "BITS": bits,
+                    "BLOCK": block, "SPLIT_BLOCK": split_block,
+                }  # fmt: skip
+                name = f"draw {'filtered ' if filtered else ''}[{rows}, {vocab}] {dtype}".replace("torch.", "")
+                yield CompileCase(name, _draw_kernel, signature, constexprs, warps, 1)
         signature = signature_of(
             logits=torch.bfloat16, temperature=f32, top_logit=f32, top_prob=f32, error=i32, best_values=f32,
             best_ids=i32, kept_masses=f32, ids=i64, logprobs=f32, row_stride=vocab, B=rows, SPLITS=splits,
         )  # fmt: skip
-        constexprs = {"SPLIT_BLOCK": sizes["SPLIT_BLOCK"]}
-        yield CompileCase(f"finish [{rows}, {vocab}]", _finish_kernel, signature, constexprs, warps, 1)
+        constexprs = {"SPLIT_BLOCK": split_block}
+        yield CompileCase(f"finish [{rows}, {vocab}]", _finish_kernel, signature, constexprs, 4, 1)

@@ -6,10 +6,7 @@ With p the softmax of a row x at temperature 1, m = max x and w_i = e^(x_i - m):
     entropy     -sum p ln p = ln s - mean,   mean = sum w (x - m) / s            nats
     varentropy  sum p (ln p + H)^2 = spread / s,   spread = sum w (x - m - mean)^2   nats^2
 
-A part of a row is (m, s, mean, spread). Parts merge by Chan's rule (Chan, Golub, LeVeque 1983) with masses brought to a
-common maximum: with S_j = s_j e^(m_j - m) and mean_j re-based to m,
-
-    s = sum S_j,   mean = sum S_j mean_j / s,   spread = sum [spread_j e^(m_j - m) + S_j (mean_j - mean)^2].
+Pieces of a row are parts (see `parts`) and merge: lanes of a program, then programs.
 
 Why not the power sums t1 = sum w (x - m), t2 = sum w (x - m)^2 of the whole row: t2/s - (t1/s)^2 cancels. The token at
 m has the largest p, so varentropy >= p_max (t1/s)^2 >= (t1/s)^2 / n over n tokens: the cancellation can cost a factor
@@ -20,8 +17,7 @@ non-negative terms remain, so an almost uniform row keeps its relative accuracy.
 A group also keeps its maximum and which tile it came from; ids are looked at once, at the end, in the groups that hold
 the row's maximum. The lowest id among equal maxima wins.
 
-Shape suffixes: B rows, V vocabulary. Source of the merge: Chan, Golub, LeVeque, "Algorithms for computing the sample
-variance", The American Statistician 37 (1983).
+Shape suffixes: B rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -47,12 +43,21 @@ from dodona.kernels.launch import (
     signature_of,
     wait_for_producers,
 )
+from dodona.kernels.parts import (
+    Parts,
+    below,
+    cut,
+    finite_or_zero,
+    load_merged,
+    merge_many,
+    merge_two,
+    store_part,
+)
 from dodona.kernels.portable import loop_bound
 
 OK, HAS_NAN, NOTHING_FINITE, HAS_INF = 0, 1, 2, 3
 
 ROW_FLOATS = 8  # float32 results of a row, in the order of `Uncertainty`'s float fields
-PART_FLOATS = 5  # float32 values of a part: m, s, mean, spread, second largest logit
 
 # One program a row, and a row over many programs. VEC tokens a thread's load, RUNS loads a group, LANES groups a tile.
 ROW_CONFIG = {"RUNS": 4, "LANES": 128, "VEC": 8, "num_warps": 4, "programs_per_sm": 1}
@@ -103,52 +108,6 @@ def uncertainty_reference(logits_BV: Tensor, ids_B: Tensor | None = None) -> Unc
 
 
 @triton.jit
-def finite_or_zero(m):
-    """A pivot to subtract: the maximum, or 0 where it is infinite (an empty part, a broken row)."""
-    return tl.where(tl.abs(m) == float("inf"), 0.0, m)
-
-
-@triton.jit
-def below(x, pivot):
-    """x - pivot, at least -200, whose exponential is 0: so -inf gives weight 0 and no 0 * inf. NaN stays NaN."""
-    return tl.maximum(x - pivot, -200.0, propagate_nan=tl.PropagateNan.ALL)
-
-
-@triton.jit
-def merge_two(m, s, mean, spread, m2, s2, mean2, spread2):
-    """Chan's rule for two parts, elementwise."""
-    top = tl.maximum(m, m2)
-    pivot = finite_or_zero(top)
-    d = below(m, pivot)
-    d2 = below(m2, pivot)
-    scale = tl.exp(d)
-    scale2 = tl.exp(d2)
-    mass = s * scale
-    mass2 = s2 * scale2
-    total = mass + mass2
-    share = mass2 / tl.where(total == 0, 1.0, total)
-    gap = (mean2 + d2) - (mean + d)
-    gap = tl.where(mass == 0, 0.0, gap)  # an empty part has no mean
-    first = tl.where(mass == 0, mean2 + d2, mean + d)
-    return top, total, first + gap * share, spread * scale + spread2 * scale2 + gap * gap * mass * share
-
-
-@triton.jit
-def merge_many(m, s, mean, spread):
-    """Chan's rule for many parts along axis 0."""
-    top = tl.max(m, 0)
-    pivot = finite_or_zero(top)
-    d = below(m, tl.expand_dims(pivot, 0))
-    scale = tl.exp(d)
-    mass = s * scale
-    total = tl.sum(mass, 0)
-    centre = mean + d
-    middle = tl.sum(mass * centre, 0) / tl.where(total == 0, 1.0, total)
-    gap = centre - tl.expand_dims(middle, 0)
-    return top, total, middle, tl.sum(spread * scale + mass * gap * gap, 0)
-
-
-@triton.jit
 def store_row(floats, top1, error, row, B, V, m, s, mean, spread, second, top_id, given, given_id):
     """Write a row's results from the part that covers it; `given` is `given_id`'s logit. Returns the error code."""
     code = tl.where(s != s, 1, tl.where(m == float("inf"), 3, tl.where(m == float("-inf"), 2, 0)))
@@ -171,17 +130,6 @@ def store_row(floats, top1, error, row, B, V, m, s, mean, spread, second, top_id
     tl.store(top1 + row, tl.where(fine, top_id, -1).to(tl.int64))
     tl.store(error + row, code)
     return code
-
-
-@triton.jit
-def store_part(parts, part_ids, line, live, part, B, PARTS, m, s, mean, spread, second, top_id):
-    """Write one part of the live rows among `line` (int64, one row or a block of them), for `load_merged` to read."""
-    tl.store(parts + line * PARTS + part, m, mask=live)
-    tl.store(parts + (line + B) * PARTS + part, s, mask=live)
-    tl.store(parts + (line + 2 * B) * PARTS + part, mean, mask=live)
-    tl.store(parts + (line + 3 * B) * PARTS + part, spread, mask=live)
-    tl.store(parts + (line + 4 * B) * PARTS + part, second, mask=live)
-    tl.store(part_ids + line * PARTS + part, top_id, mask=live)
 
 
 @triton.jit
@@ -248,24 +196,6 @@ def _uncertainty_kernel(
 
 
 @triton.jit
-def load_merged(parts, part_ids, row, B, PARTS, BLOCK: tl.constexpr):
-    """Merge a row's parts into one: m, s, mean, spread, second, top_id. See `Parts` for the layout."""
-    part = tl.arange(0, BLOCK)
-    mask = part < PARTS
-    line = row.to(tl.int64)
-    m = tl.load(parts + line * PARTS + part, mask=mask, other=float("-inf"))
-    s = tl.load(parts + (line + B) * PARTS + part, mask=mask, other=0.0)
-    mean = tl.load(parts + (line + 2 * B) * PARTS + part, mask=mask, other=0.0)
-    spread = tl.load(parts + (line + 3 * B) * PARTS + part, mask=mask, other=0.0)
-    second = tl.load(parts + (line + 4 * B) * PARTS + part, mask=mask, other=float("-inf"))
-    part_id = tl.load(part_ids + line * PARTS + part, mask=mask, other=2**31 - 1)
-    top, total, mean_all, spread_all = merge_many(m, s, mean, spread)
-    top_id = tl.min(tl.where(m == top, part_id, 2**31 - 1), 0)
-    runner_up = tl.max(tl.where(part_id == top_id, second, m), 0)
-    return top, total, mean_all, spread_all, runner_up, top_id
-
-
-@triton.jit
 def merge_kernel(
     parts, part_ids, ids, givens, floats, top1, error, given_stride, B, V, PARTS,
     GIVEN_AT_ID: tl.constexpr, BLOCK: tl.constexpr, USE_PDL: tl.constexpr,
@@ -309,21 +239,6 @@ class Results(NamedTuple):
         return Uncertainty._make((*self.floats.unbind(0), self.top1, self.error))
 
 
-class Parts(NamedTuple):
-    """Scratch between the kernel that reads logits and the one that merges."""
-
-    floats: Tensor  # [PART_FLOATS, B, parts] float32
-    ids: Tensor  # [B, parts] int32
-
-    @classmethod
-    def empty(cls, rows: int, parts: int, device: torch.device) -> Parts:
-        """Room for `parts` parts of each row."""
-        return cls(
-            torch.empty(PART_FLOATS, rows, parts, dtype=torch.float32, device=device),
-            torch.empty(rows, parts, dtype=torch.int32, device=device),
-        )
-
-
 def check_logits(name: str, logits_BV: Tensor) -> tuple[int, int]:
     """Rows and vocabulary of a matrix of logits whose rows are dense.
 
@@ -335,11 +250,6 @@ def check_logits(name: str, logits_BV: Tensor) -> tuple[int, int]:
     if not 0 < vocab < 2**30:
         raise ValueError(f"{name} must have a vocabulary from 1 to 2^30 - 1, not {vocab}")
     return rows, vocab
-
-
-def choose_splits(rows: int, vocab: int, device: torch.device, tile: int, programs_per_sm: int) -> int:
-    """Programs a row: enough to occupy the device, none with less than a tile. From the shape and the device alone."""
-    return max(1, min(num_sms(device) * programs_per_sm // rows, triton.cdiv(vocab, tile)))
 
 
 def merge(
@@ -370,15 +280,13 @@ def uncertainty_results(
     default = SPLIT_CONFIG if rows < num_sms(device) else ROW_CONFIG
     blocks = config or config_for("uncertainty", (triton.next_power_of_2(rows), vocab), device, default)
     tile = blocks["RUNS"] * blocks["LANES"] * blocks["VEC"]
-    if splits is None:
-        splits = choose_splits(rows, vocab, device, tile, blocks["programs_per_sm"])
-    chunk = triton.cdiv(triton.cdiv(vocab, splits), tile) * tile
-    splits = triton.cdiv(vocab, chunk)
-    parts = Parts.empty(rows, splits, device) if splits > 1 else None
+    pieces = cut(rows, vocab, device, tile, blocks["programs_per_sm"], splits)
+    parts = Parts.empty(rows, pieces.splits, device) if pieces.splits > 1 else None
     use_pdl = pdl_supported(device)
-    _uncertainty_kernel[(rows, splits)](
-        logits_BV, ids_B, *results, *(parts or (None, None)), logits_BV.stride(0), rows, vocab, chunk, splits,
-        RUNS=blocks["RUNS"], LANES=blocks["LANES"], VEC=blocks["VEC"], WHOLE=parts is None, USE_PDL=use_pdl,
+    _uncertainty_kernel[(rows, pieces.splits)](
+        logits_BV, ids_B, *results, *(parts or (None, None)), logits_BV.stride(0), rows, vocab,
+        pieces.size, pieces.splits, WHOLE=parts is None, USE_PDL=use_pdl,
+        RUNS=blocks["RUNS"], LANES=blocks["LANES"], VEC=blocks["VEC"],
         num_warps=blocks["num_warps"], **pdl_options(use_pdl),
     )  # fmt: skip
     if parts is not None:

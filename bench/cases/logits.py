@@ -207,7 +207,8 @@ def _pair_of_products(rows: int, small: LlamaShape, large: LlamaShape, device: t
     }
 
     def products(i: Inputs) -> tuple[Tensor, Tensor]:
-        return tuple((i[name].double() @ i[f"{name}_weight"].double().T).to(DTYPE) for name in ("base", "oracle"))  # type: ignore[return-value]
+        base, oracle = (i[name].double() @ i[f"{name}_weight"].double().T for name in ("base", "oracle"))
+        return base.to(DTYPE), oracle.to(DTYPE)
 
     def compare(i: Inputs, want: Any, got: Any) -> Iterator[Comparison]:
         yield from _compare_views(got, want, vocab, DTYPE)

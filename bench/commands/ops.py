@@ -1,7 +1,8 @@
 """Check every kernel against its float64 reference on this machine, and time it beside torch, torch.compile and cuBLAS.
 
-The exit code is 1 if a kernel is wrong or does not run. Without a GPU, --quick checks tiny shapes in Triton's interpreter.
-With --tune, better block sizes are looked for and written to kernels/tuning.json; the same command goes on where it stopped.
+The exit code is 1 if a kernel is wrong or does not run. Without a GPU, --quick checks tiny shapes in Triton's
+interpreter. With --tune, better block sizes are looked for and written to kernels/tuning.json; the same command goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -114,9 +115,8 @@ def _bench(args: argparse.Namespace) -> int:
         timed=not (args.quick or args.check_only),
     )
     specs = {spec.key: spec for spec in options.specs()}
-    report = _report(args, _why_not_timed(args, gpu=torch.cuda.is_available()))
-    print("\n".join(report["birth_lines"]))
-    print(ops_report.columns(ops_report.COLUMNS))
+    report = _new_report(_why_not_timed(args, gpu=torch.cuda.is_available()))
+    print(ops_report.header(timed=options.timed))
     keys = [*([ops.CEILINGS] if options.timed else []), *specs]
     for key, result in _outcomes("dodona.bench.ops", "worker", options, keys, args.patience):
         if key == ops.CEILINGS:
@@ -125,7 +125,7 @@ def _bench(args: argparse.Namespace) -> int:
         else:
             row = ops.empty_row(specs[key], result) if isinstance(result, Lost) else result
             report["rows"].append(row)
-            print(ops_report.line(row, report["ceilings"]), flush=True)
+            print(ops_report.line(row, report["ceilings"], timed=options.timed), flush=True)
         _write(args.out, report)
     print("\n".join(ops_report.summary(report)))
     if args.markdown:
@@ -138,14 +138,14 @@ def _tune(args: argparse.Namespace) -> int:
 
     from dodona.bench import ops, tune
     from dodona.bench.apart import Lost
+    from dodona.kernels.launch import TUNING_TABLE
 
     options = tune.TuneOptions(
         ops=_chosen(args.ops, tuple(ops.OPS), "kernel"),
         models=_chosen(args.shapes, ops.MODELS, "model"),
         again=args.again,
     )
-    report = _report(args, None)
-    print("\n".join(report["birth_lines"]))
+    report = _new_report(None)
     device = tune.device_name(torch.device("cuda", 0))
     keys = [spec.key for spec in options.specs()]
     lost = 0
@@ -162,7 +162,7 @@ def _tune(args: argparse.Namespace) -> int:
                 print(_tuned_line(entry), flush=True)
         _write(args.out, report)
     found = sum("config" in row and row["config"] is not None for row in report["rows"])
-    print(f"{found} entries written to {tune.launch.TUNING_TABLE.name} for {device}; {lost} without a result")
+    print(f"{found} entries written to {TUNING_TABLE.name} for {device}; {lost} without a result")
     return int(lost > 0)
 
 
@@ -183,17 +183,17 @@ def _why_not_timed(args: argparse.Namespace, *, gpu: bool) -> str | None:
     return "--check-only" if args.check_only else None
 
 
-def _report(args: argparse.Namespace, not_timed: str | None) -> dict[str, Any]:
+def _new_report(not_timed: str | None) -> dict[str, Any]:
     import torch
 
     from dodona.bench import birth, ops
 
     device = torch.device("cuda") if torch.cuda.is_available() else None
     certificate = birth.birth_certificate(birth.typed_command("dodona", sys.argv[1:]), device)
+    print("\n".join(birth.described(certificate)))
     return {
         "schema": ops.SCHEMA,
         "birth": certificate,
-        "birth_lines": birth.described(certificate),
         "not_timed": not_timed,
         "ceilings": {},
         "rows": [],

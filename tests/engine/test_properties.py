@@ -144,6 +144,7 @@ def test_a_stop_string_across_a_hand_off_is_seen(embedded):
 
 def test_step_size_and_seed_are_used(engine):
     """Pitfall: an argument was overwritten by a constant; a seed was set on one generator and drawn from another."""
+
     def run(**options):
         return engine.generate([1, 7, 8], c=INF, k=1, trigger="random", max_new_tokens=80, **options).cheat_positions
 

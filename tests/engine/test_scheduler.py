@@ -73,9 +73,7 @@ class Simulation:
 def test_everybody_finishes_and_every_page_comes_back(seed, count, pages, page_size, max_batch, chunk):
     """Catches deadlock, starvation, pages promised twice, sequences lost in a preemption."""
     rng = random.Random(seed)
-    scheduler = Scheduler(
-        PagePool(pages, page_size), PagePool(pages, page_size), max_batch=max_batch, chunk=chunk
-    )
+    scheduler = Scheduler(PagePool(pages, page_size), PagePool(pages, page_size), max_batch=max_batch, chunk=chunk)
     shared = [rng.randrange(100) for _ in range(rng.randint(1, 6))]
     members = []
     for _ in range(count):

@@ -36,9 +36,7 @@ def test_the_kernels_give_the_tokens_and_signals_of_torch(folders):
         Request(prompt=[1, 7], c=1, k=2, trigger="entropy > 1", max_new_tokens=6, temperature=0.9, top_k=9, id="drawn"),
         Request(prompt=[1, 50], c=0, max_new_tokens=4, temperature=1.2, id="alone"),
     ]  # fmt: skip
-    expected, found = (
-        {result.request.id: result for result in engine.generate(requests)} for engine in engines
-    )
+    expected, found = ({result.request.id: result for result in engine.generate(requests)} for engine in engines)
     for name, result in found.items():
         assert result.error is None, result.error
         assert result.ids == expected[name].ids, name

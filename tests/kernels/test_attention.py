@@ -10,7 +10,7 @@ from kernel_checks import DTYPES, assert_close, assert_rejects_mutants, toleranc
 from kernel_inputs import integers, moved_pages, output_tolerance, randn, random_pages
 from torch import Tensor
 
-from dodona.kernels.attention import attention_decode, attention_extend, attention_reference
+from dodona.kernels.attention import MAX_SPLITS, _splits, attention_decode, attention_extend, attention_reference
 from dodona.kernels.attention_signals import attention_signals, attention_signals_reference
 from dodona.kernels.paged import PagedKV
 
@@ -224,6 +224,14 @@ def test_flat_and_peaked_attention_have_the_entropies_of_the_book() -> None:
     heads = attention_decode((one_key * 100)[None].expand(3, 8, 64), pages, lengths, splits=2, statistics=True).heads
     assert heads is not None
     assert float(heads.entropy[1].abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("wanted", "tiles", "splits"), [(0, 100, 1), (33, 100, 32), (33, 3, 2), (1000, 1000, MAX_SPLITS), (5, 0, 1)]
+)
+def test_keys_are_split_no_further_than_their_tiles(wanted: int, tiles: int, splits: int) -> None:
+    """No split for a full batch, and programs without keys for a short page table."""
+    assert _splits(wanted, tiles) == splits
 
 
 @pytest.mark.parametrize("rows", ["decode", "extend", "signals"])

@@ -20,7 +20,7 @@ from dodona.kernels.launch import signature_of
 REPRESENTATIVE = (
     "uncertainty [1, 128256] bfloat16",
     "draw filtered [1, 128256] bfloat16",
-    "search top-p level 1 [1, 128256] bfloat16",
+    "top-p level 1 [1, 128256] bfloat16",
     "lm_head 1B [16, 2048] bfloat16, with draw",
     "pair 1B and 8B",
 )

@@ -1,6 +1,6 @@
 """Final norm, output product, statistics and draw in one: against float64, and against the kernels that read logits.
 
-Where logits must be the same to the bit, inputs are small whole numbers: their products are exact in any order of addition.
+Where logits must be the same to the bit, inputs are small whole numbers, whose products are exact in any order.
 """
 
 from __future__ import annotations

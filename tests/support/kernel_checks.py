@@ -25,8 +25,8 @@ ROUNDING = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-9, torch.float16: 2.0
 def tolerance(terms: int = 1, *, dtype: torch.dtype = torch.float32, rounded: torch.dtype | None = None) -> float:
     """Relative error that a sum of so many terms may have.
 
-    8 roundings for what is done to each term and 4 for each doubling of their number, as tiles are added up in a tree; and
-    two to the dtype of an output that is ``rounded``. ``dtype`` is what sums are kept in.
+    8 roundings for what is done to each term and 4 for each doubling of their number, as tiles are added up in a tree;
+    and two to the dtype of an output that is ``rounded``. ``dtype`` is what sums are kept in.
 
     Inputs count as exact, because references start from the same rounded inputs.
     """

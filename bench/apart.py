@@ -38,7 +38,7 @@ def results(
     todo = list(names)
     while todo:
         ours, theirs = get_context("spawn").Pipe()
-        process = get_context("spawn").Process(target=_serve, args=(theirs, make, options, todo), daemon=True)
+        process = get_context("spawn").Process(target=_serve, args=(theirs, make, options, todo))
         process.start()
         theirs.close()
         try:

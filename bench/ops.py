@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -105,7 +106,8 @@ def measured_row(spec: Spec, options: Options, device: torch.device) -> dict[str
     except Exception as error:
         row["check"] = {"status": ERROR, "error": reason(error)}
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # a device that is lost; the row says by what
+            torch.cuda.empty_cache()
     return row
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -49,14 +50,18 @@ def scaled(*factors: float) -> Values:
     return lambda value: tuple(int(value * factor) for factor in factors if value * factor >= 1)
 
 
+def stages(value: int) -> tuple[int, ...]:
+    """Stages of a pipelined loop; a kernel whose default is one has none."""
+    return () if value == 1 else (2, 3, 4, 5, 6)
+
+
 WARPS = one_of(1, 2, 4, 8, 16)
-STAGES = one_of(1, 2, 3, 4, 5, 6)
 _STREAM = {
     "BLOCK_N": scaled(0.25, 0.5, 2, 4),
     "BLOCK_K": scaled(0.25, 0.5, 2),
     "SPLITS": one_of(1, 2, 4, 8),
     "num_warps": WARPS,
-    "num_stages": STAGES,
+    "num_stages": stages,
 }
 
 KNOBS: Mapping[str, Mapping[str, Values]] = MappingProxyType(
@@ -84,13 +89,13 @@ KNOBS: Mapping[str, Mapping[str, Values]] = MappingProxyType(
             "BLOCK_K": one_of(32, 64, 128),
             "BLOCK_N": one_of(16, 32, 64),
             "num_warps": WARPS,
-            "num_stages": STAGES,
+            "num_stages": stages,
         },
         "lm_head": {
             "BLOCK_V": one_of(16, 32, 64, 128, 256),
             "BLOCK_K": one_of(64, 128, 256, 512),
             "num_warps": WARPS,
-            "num_stages": STAGES,
+            "num_stages": stages,
         },
         "linear": _STREAM,
         "linear_silu_mul": _STREAM,
@@ -98,14 +103,14 @@ KNOBS: Mapping[str, Mapping[str, Values]] = MappingProxyType(
         "attention": {
             "BLOCK_C": one_of(16, 32, 64, 128),
             "num_warps": WARPS,
-            "num_stages": STAGES,
+            "num_stages": stages,
             "programs_per_sm": one_of(1, 2, 4, 8),
         },
         "attention_signals": {
             "BLOCK_C": one_of(32, 64, 128),
             "SHARES": one_of(8, 16, 32, 64),
             "num_warps": WARPS,
-            "num_stages": STAGES,
+            "num_stages": stages,
         },
         "rms_norm": {"num_warps": one_of(1, 2, 4, 8, 16, 32)},
         "rope_append": {"BLOCK_HEADS": one_of(1, 2, 4, 8, 16, 32, 64), "num_warps": WARPS},
@@ -149,7 +154,8 @@ def tuner(options: TuneOptions) -> Work:
     def work(key: str) -> list[dict[str, Any]]:
         with torch.inference_mode():
             found = list(tuned(specs[key], device, known, timer_of))
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # a device that is lost
+            torch.cuda.empty_cache()
         return found
 
     return work

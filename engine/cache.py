@@ -84,15 +84,16 @@ class PagedCache:
     def _mirror(self, slots: list[int]) -> None:
         """Bring the device's page table and lengths up to date for these slots, in one write each."""
         rows, columns, pages = [], [], []
-        for slot in slots:
+        changed = self.pool.touched.intersection(slots)
+        self.pool.touched -= changed
+        for slot in changed:
             table, known = self.pool.table(slot), self._mirrored.get(slot, [])
-            if known != table:
-                self._mirrored[slot] = list(table)
-                for column, page in enumerate(table):
-                    if column >= len(known) or known[column] != page:
-                        rows.append(slot)
-                        columns.append(column)
-                        pages.append(page)
+            self._mirrored[slot] = list(table)
+            for column, page in enumerate(table):
+                if column >= len(known) or known[column] != page:
+                    rows.append(slot)
+                    columns.append(column)
+                    pages.append(page)
         if rows:
             self._grow(max(rows) + 1, max(columns) + 1)
             where = torch.tensor([rows, columns, pages], device=self.device)

@@ -30,6 +30,7 @@ class PagePool:
         self._slots = 0
         self._poisoned: set[int] = set()
         self.dirty: list[int] = []  # freed pages that must be zeroed before anyone reads them
+        self.touched: set[int] = set()  # slots whose table changed, for whoever keeps a copy of the tables
 
     # --- reading ---
 
@@ -86,6 +87,7 @@ class PagePool:
         else:
             slot, self._slots = self._slots, self._slots + 1
         self._tables[slot], self._lengths[slot] = [], 0
+        self.touched.add(slot)
         return slot
 
     def extend(self, slot: int, tokens: int) -> list[tuple[int, int]]:
@@ -103,8 +105,10 @@ class PagePool:
             old, table[index] = table[index], self._take()
             self._release(old)
             copies.append((old, table[index]))
+            self.touched.add(slot)
         while len(table) * self.page_size < length + tokens:
             table.append(self._take())
+            self.touched.add(slot)
         self._lengths[slot] = length + tokens
         return copies
 
@@ -118,6 +122,7 @@ class PagePool:
             self._release(page)
         del table[keep:]
         self._lengths[slot] = length
+        self.touched.add(slot)
 
     def fork(self, slot: int, length: int | None = None) -> int:
         """A new slot that shares the first ``length`` tokens (default: all) of another."""

@@ -75,6 +75,12 @@ class Result:
         return float(self.sources.mean()) if len(self.sources) else 0.0
 
     @cached_property
+    def draws(self) -> Array:
+        """The trigger's uniform draw u at each position, float32, whether or not the trigger looked at it."""
+        draws: Array = uniforms(self.key, np.arange(len(self.ids)))
+        return draws
+
+    @cached_property
     def tokens(self) -> list[Token]:
         """The generated tokens one by one."""
         names = (BASE, ORACLE)
@@ -160,7 +166,7 @@ def failed_result(
         text="",
         segments=[],
         cheat_positions=[],
-        signals={name: empty for name in (*BASE_SIGNALS, *ORACLE_SIGNALS, "base_top1", "u")},
+        signals={name: empty for name in (*BASE_SIGNALS, *ORACLE_SIGNALS, "base_top1")},
         finish_reason="error",
         error=reason,
         ledger=Ledger(),
@@ -197,7 +203,6 @@ def _signals(sequence: Sequence, length: int) -> dict[str, Array]:
     named = dict(zip(BASE_SIGNALS, (*base[:4], logprobs[0]), strict=True))
     named |= dict(zip(ORACLE_SIGNALS, (oracle[0], oracle[1], oracle[2], oracle[3], oracle[4], agree), strict=True))
     named["base_top1"] = base[4]
-    named["u"] = uniforms(sequence.key, np.arange(length))
     return named
 
 

@@ -128,18 +128,22 @@ class Scheduler:
         reserved, budget = 0, lane.chunk
         leading: set[tuple[int, ...]] = set()
         wants = "wants_base" if lane.name == "base" else "wants_oracle"
+        preemptions = self.preemptions
         for sequence in list(self.running):
-            if not getattr(sequence, wants) or sequence not in self.running:
+            if not getattr(sequence, wants):
                 continue
-            view = lane.view(sequence)
-            fresh = lane.length(sequence) < len(sequence.prompt)
-            if self._alive[sequence.prompt] > 1 and fresh and sequence.prompt not in lane.prompts:
+            if self.preemptions > preemptions and sequence not in self.running:
+                continue
+            view, length = lane.view(sequence), lane.length(sequence)
+            fresh = length < len(sequence.prompt)
+            if fresh and self._alive[sequence.prompt] > 1 and sequence.prompt not in lane.prompts:
                 if sequence.prompt in leading:
                     continue
                 leading.add(sequence.prompt)
             if view.slot is None:
                 lane.open(sequence)
-            lag = sequence.target - lane.length(sequence)
+                length = lane.length(sequence)
+            lag = sequence.target - length
             tokens = min(lag, max(1, budget) if lag == 1 else budget)
             if tokens == 0:
                 continue

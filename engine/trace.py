@@ -80,8 +80,9 @@ def trace_table(result: Result, sequence: int = 0) -> pa.Table:
         "max_oracle_tokens": _constant(request.max_oracle_tokens, length),
         "finish_reason": _constant(result.finish_reason, length),
     }
-    for name in (*BASE_SIGNALS, "oracle_logprob", "oracle_entropy", "oracle_margin", "u"):
+    for name in (*BASE_SIGNALS, "oracle_logprob", "oracle_entropy", "oracle_margin"):
         values[name] = pa.array(signals[name], mask=np.isnan(signals[name]))
+    values["u"] = result.draws
     for name in ("base_top1", "oracle_rank", "oracle_top1"):
         known = ~np.isnan(signals[name])
         values[name] = pa.array(np.where(known, signals[name], 0).astype(np.int64), mask=~known)

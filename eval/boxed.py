@@ -3,29 +3,50 @@ r"""The answer in a worked solution: what its last ``\boxed{...}`` holds."""
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
-_TOKEN = re.compile(r"(\\boxed\s*\{)|(\\.)|(\{)|(\})", re.DOTALL)
+_TOKEN = re.compile(r"(\\(?:boxed|fbox)\s*\{)|(\\.)|(\{)|(\})", re.DOTALL)
 _INTEGER = re.compile(r"\s*([+-]?)\s*([0-9]+)\s*")
+
+
+class Box(NamedTuple):
+    r"""One ``\boxed{...}`` or ``\fbox{...}`` in a text."""
+
+    start: int  # index of its backslash
+    end: int  # index after its closing brace
+    content: str  # untouched
+
+
+def boxes(text: str) -> list[Box]:
+    r"""Every box whose braces balance, in the order of their beginnings; boxes in boxes come too.
+
+    Escaped braces (``\{``) are text and do not count. Linear in the text, but for what nested boxes hold twice.
+    """
+    opened: list[tuple[int, int] | None] = []  # where each open box and its contents begin; None for a mere brace
+    found: list[tuple[int, int, int]] = []
+    for match in _TOKEN.finditer(text):
+        boxed, _, brace, closing = match.groups()
+        if boxed:
+            opened.append((match.start(), match.end()))
+        elif brace:
+            opened.append(None)
+        elif closing and opened:
+            box = opened.pop()
+            if box is not None:
+                found.append((*box, match.start()))
+    return [Box(start, end + 1, text[begin:end]) for start, begin, end in sorted(found)[-_MOST_BOXES:]]
+
+
+_MOST_BOXES = 64  # of those that a looping model wrote, the last ones; nested, all of them would cost the square
 
 
 def last_boxed(text: str) -> str | None:
     r"""The contents of the last ``\boxed{...}`` whose braces balance, untouched; None where there is none.
 
-    Escaped braces (``\{``) are text and do not count. Of nested boxes the inner one is the last. Linear in the text.
+    Of nested boxes the inner one is the last.
     """
-    opened: list[int | None] = []  # where each open brace's contents begin; None for a brace that is no box
-    best: tuple[int, int] | None = None
-    for match in _TOKEN.finditer(text):
-        boxed, _, brace, closing = match.groups()
-        if boxed:
-            opened.append(match.end())
-        elif brace:
-            opened.append(None)
-        elif closing and opened:
-            start = opened.pop()
-            if start is not None and (best is None or start > best[0]):
-                best = start, match.start()
-    return None if best is None else text[best[0] : best[1]]
+    found = boxes(text)
+    return found[-1].content if found else None
 
 
 def same_integer(answer: str | None, gold: str) -> bool:

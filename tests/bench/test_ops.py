@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -157,6 +159,23 @@ def test_a_part_that_cannot_run_is_reported_and_the_others_still_run(
     assert "3 cases: 1 passed, 0 failed, 2 could not run" in printed
     rows = {row["op"]: row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
     assert "dodona.kernels.mlp" in rows["silu_mul"]["check"]["error"]
+
+
+def test_it_needs_torch_triton_and_numpy_alone(root: Path) -> None:
+    """On a rented machine nothing else is installed. Triton must be told to interpret before it is imported."""
+    code = (
+        "import sys\n"
+        "absent = 'transformers tqdm pyarrow safetensors tokenizers datasets gguf accelerate scipy'\n"
+        "sys.modules.update(dict.fromkeys(absent.split()))\n"  # None: importing it fails
+        "from dodona.cli import main\n"
+        "raise SystemExit(main(['bench', 'ops', '--quick', '--ops', 'silu_mul,sample']))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 cases: 3 passed" in done.stdout
 
 
 def test_what_a_kernel_leaves_unwritten_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

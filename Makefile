@@ -6,13 +6,14 @@ VENV ?= .venv
 PYTHON ?= python3
 RUN = $(VENV)/bin/python
 
-.PHONY: help demo demo-text test lint clean
+.PHONY: help demo demo-text test test-all lint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       guided decoding on the embedded pair: one transcript and a c x k table"
 	@echo "make demo-text  the same on real language, with SmolLM2-135M"
 	@echo "make test       ruff, mypy and pytest"
+	@echo "make test-all   the same, and every kernel compiled at every shape (many minutes)"
 	@echo "make lint       ruff and mypy"
 	@echo "make clean      remove caches and build outputs; $(VENV) and runs/ stay"
 
@@ -24,6 +25,9 @@ demo-text: $(VENV)/.stamp-runtime $(VENV)/.stamp-text
 
 test: lint $(VENV)/.stamp-text
 	$(RUN) -m pytest
+
+test-all: test
+	$(RUN) -m pytest -m exhaustive
 
 lint: $(VENV)/.stamp-test
 	$(RUN) -m ruff check .

@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 _TOKEN = re.compile(r"(\\(?:boxed|fbox)\s*\{)|(\\.)|(\{)|(\})", re.DOTALL)
+_MOST_BOXES = 64  # of those that a looping model wrote, the last ones; nested, all of them would cost the square
 _INTEGER = re.compile(r"\s*([+-]?)\s*([0-9]+)\s*")
 
 
@@ -20,7 +21,7 @@ class Box(NamedTuple):
 def boxes(text: str) -> list[Box]:
     r"""Every box whose braces balance, in the order of their beginnings; boxes in boxes come too.
 
-    Escaped braces (``\{``) are text and do not count. Linear in the text, but for what nested boxes hold twice.
+    Escaped braces (``\{``) are text and do not count. Of more than 64 boxes the last 64. Linear in the text.
     """
     opened: list[tuple[int, int] | None] = []  # where each open box and its contents begin; None for a mere brace
     found: list[tuple[int, int, int]] = []
@@ -35,9 +36,6 @@ def boxes(text: str) -> list[Box]:
             if box is not None:
                 found.append((*box, match.start()))
     return [Box(start, end + 1, text[begin:end]) for start, begin, end in sorted(found)[-_MOST_BOXES:]]
-
-
-_MOST_BOXES = 64  # of those that a looping model wrote, the last ones; nested, all of them would cost the square
 
 
 def last_boxed(text: str) -> str | None:

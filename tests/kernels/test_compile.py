@@ -49,7 +49,7 @@ def test_the_heaviest_kernels_compile_without_spills(root: Path) -> None:
     assert len(rows) == 3 * len(REPRESENTATIVE)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_kernel_compiles_at_every_shape_without_spills(root: Path) -> None:
     """All models, dtypes and forms of each kernel."""
     assert_no_spills(usages(root))

@@ -34,7 +34,12 @@ setup(
         exclude=["*.__pycache__", "dodona.engine.embedded", "dodona.engine.embedded.*"],
     ),
     include_package_data=False,
-    package_data={"dodona": ["py.typed"], "dodona.engine": ["embedded/**"], "dodona.kernels": ["*.json"]},
+    package_data={
+        "dodona": ["py.typed"],
+        "dodona.engine": ["embedded/**"],
+        "dodona.kernels": ["*.json"],
+        "dodona.bench": ["results/*.json"],
+    },
     entry_points={"console_scripts": ["dodona = dodona.cli:main"]},
     install_requires=[
         "torch>=2.11,<2.14",

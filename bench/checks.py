@@ -2,7 +2,7 @@
 
 An element may be off by
 
-    eps(dtype) (|want| + scale) + 4 eps(float32) sqrt(terms) scale
+    roundings eps(dtype) (|want| + scale) + 4 eps(float32) sqrt(terms) scale
 
 where scale is the size of what was added up (the root mean square of the row, unless said otherwise), because sums
 cancel and errors do not. Inputs count as exact, since references start from the same rounded numbers. Zeros in place of
@@ -41,6 +41,7 @@ def close(
     *,
     dtype: torch.dtype = torch.float32,
     terms: int = 1,
+    roundings: int = 1,
     scale: Tensor | float | None = None,
 ) -> Comparison:
     """Compare floats.
@@ -51,6 +52,7 @@ def close(
         want: the reference, float64.
         dtype: what the output, or what goes into its sums, is rounded to.
         terms: how many numbers are added up in float32.
+        roundings: how often something is rounded to ``dtype`` on the way.
         scale: the size of those numbers; None: the root mean square of each row of ``want``.
     """
     if got.shape != want.shape:
@@ -59,7 +61,7 @@ def close(
         return Comparison(name, 0.0)
     if scale is None:
         scale = row_size(want)
-    slack = torch.finfo(dtype).eps * (want.abs() + scale) + 4 * FLOAT32_EPS * math.sqrt(terms) * scale
+    slack = roundings * torch.finfo(dtype).eps * (want.abs() + scale) + 4 * FLOAT32_EPS * math.sqrt(terms) * scale
     error = ((got.double() - want).abs() / slack).nan_to_num(nan=math.inf).amax()
     return Comparison(name, float(error))
 

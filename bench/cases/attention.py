@@ -70,7 +70,7 @@ def _moved(inputs: dict[str, Any]) -> dict[str, int]:
 
 
 def _near(want: Tensor, got: Tensor, keys: int) -> list[Comparison]:
-    return [close("out", got, want, dtype=DTYPE, terms=keys)]
+    return [close("out", got, want, dtype=DTYPE, terms=keys, roundings=2)]  # of the attention, and of the result
 
 
 def _decode(sequences: int, keys: int, shape: LlamaShape, plan: Plan, device: torch.device) -> Case:

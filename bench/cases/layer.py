@@ -78,7 +78,7 @@ def _rms_norm(tokens: int, shape: LlamaShape, device: torch.device) -> Case:
         return plain.rms_norm(total, i["norm"]), total
 
     def both(want: tuple[Tensor, Tensor], got: tuple[Tensor, Tensor]) -> Iterator[Comparison]:
-        yield close("hidden", got[0], want[0], dtype=DTYPE, terms=shape.hidden)
+        yield close("hidden", got[0], want[0], dtype=DTYPE, terms=shape.hidden, roundings=2)
         yield close("residual", got[1], want[1], dtype=DTYPE)
 
     return Case(

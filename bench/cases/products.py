@@ -116,7 +116,9 @@ def _linear(rows: int, product: Product, device: torch.device) -> Case:
         inputs=inputs,
         run=lambda i: linear(i["x"], i["weight"], **given(i)),
         expect=expect,
-        compare=lambda _, want, got: [close("y", got, want[0], dtype=DTYPE, terms=inner, scale=want[1])],
+        compare=lambda _, want, got: [
+            close("y", got, want[0], dtype=DTYPE, terms=inner, roundings=1 + has_norm, scale=want[1])
+        ],
         moved={"weight": size_of(weight), "x": size_of(x, inputs["residual"]), "y": rows * outputs * DTYPE.itemsize},
         peers={**peers, "cublas": Peer(lambda i: F.linear(i["x"], i["weight"]))},
     )
@@ -147,7 +149,7 @@ def _qkv_append(rows: int, shape: LlamaShape, plan: Plan, device: torch.device) 
 
     def compare(i: Inputs, want: Any, got: Tensor) -> Iterator[Comparison]:
         for name, have, wanted in zip("qkv", (got, *i["pages"][:2]), want, strict=True):
-            yield close(name, have, wanted, dtype=DTYPE, terms=shape.hidden)
+            yield close(name, have, wanted, dtype=DTYPE, terms=shape.hidden, roundings=2)
 
     return Case(
         inputs=inputs,
@@ -198,7 +200,7 @@ def _lm_head(rows: int, shape: LlamaShape, device: torch.device) -> Case:
     def compare(i: Inputs, want: dict[str, Tensor], got: Any) -> Iterator[Comparison]:
         # The statistics are of the logits that this kernel rounded; so let it write them, and look at both.
         logits = run(i, want_logits=True).logits_BV
-        yield close("logits", logits, want["logits"], dtype=DTYPE, terms=hidden)
+        yield close("logits", logits, want["logits"], dtype=DTYPE, terms=hidden, roundings=2)
         yield from compare_statistics(got.statistics, uncertainty_reference(logits, i["ids"]), vocab)
         yield from compare_draws(got.drawn, expected_draw(draws, logits, i), vocab)
 

@@ -139,7 +139,8 @@ def keep_sums(z, squares, r, split, M, part_ptr, square_ptr, W_ROWS: tl.constexp
     row = split * M + m
     tl.store(part_ptr + row * W_ROWS + r[None, :], z, mask=(m < M) & (r < W_ROWS)[None, :])
     if square_ptr is not None:
-        tl.store(square_ptr + row, squares, mask=(m < M) & (tl.program_id(0) == 0))
+        if tl.program_id(0) == 0:
+            tl.store(square_ptr + row, squares, mask=m < M)
 
 
 @triton.jit

@@ -447,14 +447,23 @@ def contents(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def stop_in_the_middle(arguments: list[str], file: Path, root: Path, number: int, least: int) -> tuple[int, str]:
-    """Start the command, send a signal once the file has so many lines, and return exit code and standard error."""
-    with subprocess.Popen(arguments, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    """Start the command, send a signal once the file has so many lines, and return exit code and standard error.
+
+    A shell starts background jobs with SIGINT ignored, and children inherit that: the command gets it as a terminal
+    would give it, however the tests were started.
+    """
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(arguments, cwd=root, **pipes, preexec_fn=_listen_to_ctrl_c) as process:
         for _ in lines_of(file, process):
             if file.exists() and file.read_bytes().count(b"\n") > least:
                 process.send_signal(number)
                 break
         _, error = process.communicate(timeout=120)
         return process.returncode, error.decode()
+
+
+def _listen_to_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def lines_of(file: Path, process: subprocess.Popen[bytes]) -> Iterator[None]:

@@ -138,7 +138,7 @@ def keep_sums(z, squares, r, split, M, part_ptr, square_ptr, W_ROWS: tl.constexp
     m = tl.arange(0, ROWS)[:, None]
     row = split * M + m
     tl.store(part_ptr + row * W_ROWS + r[None, :], z, mask=(m < M) & (r < W_ROWS)[None, :])
-    if square_ptr is not None:
+    if square_ptr is not None:  # noqa: SIM102 - decided when it is compiled, unlike the next
         if tl.program_id(0) == 0:
             tl.store(square_ptr + row, squares, mask=m < M)
 

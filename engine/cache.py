@@ -21,6 +21,8 @@ from torch import Tensor
 from dodona.engine.config import LlamaConfig
 from dodona.engine.pages import PagePool
 
+_GROUP_COST = 1 << 17  # bytes of keys and values that are read in the time that one more group's calls take
+
 
 class Feed(NamedTuple):
     """New tokens for one slot, of which the outputs of the last ``wanted`` are asked for."""
@@ -59,7 +61,16 @@ class PagedCache:
         self.flat = [(layer[0], layer[1]) for layer in flat]
         self.page_table = torch.zeros(8, 8, dtype=torch.int64, device=device)  # [slots, pages of a slot], 0 = none
         self.lengths = torch.zeros(8, dtype=torch.int64, device=device)  # [slots]
+        self.row_bytes = 2 * config.num_kv_heads * config.head_dim * dtype.itemsize  # of one token in one layer
         self._mirrored: dict[int, list[int]] = {}  # what each row of page_table holds
+        self.zero, self.minus_inf = torch.tensor([0.0, float("-inf")], dtype=dtype, device=device).unbind()
+        self._arange = torch.arange(page_size, device=device)
+
+    def arange(self, stop: int) -> Tensor:
+        """``[stop]`` int64: 0, 1, 2, ..."""
+        if stop > len(self._arange):
+            self._arange = torch.arange(1 << (stop - 1).bit_length(), device=self.device)
+        return self._arange[:stop]
 
     # --- making room ---
 
@@ -89,7 +100,8 @@ class PagedCache:
         for slot in changed:
             table, known = self.pool.table(slot), self._mirrored.get(slot, [])
             self._mirrored[slot] = list(table)
-            for column, page in enumerate(table):
+            for column in range(max(len(table), len(known))):
+                page = table[column] if column < len(table) else 0  # page 0 in place of those given back
                 if column >= len(known) or known[column] != page:
                     rows.append(slot)
                     columns.append(column)
@@ -122,7 +134,7 @@ class PagedBatch:
     def __init__(self, cache: PagedCache, feeds: Sequence[Feed]) -> None:
         self.cache, self._group_size = cache, cache.config.num_heads // cache.config.num_kv_heads
         pool, size = cache.pool, cache.pool.page_size
-        order = sorted(range(len(feeds)), key=lambda i: _bucket(len(feeds[i].ids)))
+        order, sizes = _grouped(feeds, pool, cache.row_bytes)
         ids: list[int] = []
         positions: list[int] = []
         places: list[int] = []
@@ -144,18 +156,13 @@ class PagedBatch:
         self.wanted_N = None if everything else torch.tensor(wanted, device=cache.device, dtype=torch.int64)
         self.tokens = len(ids)
         self.ordered = [feeds[i] for i in order]  # the feeds in the order of their rows
-        self._groups = self._make_groups(self.ordered)
+        self._groups = self._make_groups(self.ordered, sizes)
 
-    def _make_groups(self, feeds: list[Feed]) -> list[Group]:
+    def _make_groups(self, feeds: list[Feed], sizes: list[int]) -> list[Group]:
         groups, first, row = [], 0, 0
-        while first < len(feeds):
-            last = first
-            bucket = _bucket(len(feeds[first].ids))
-            while last < len(feeds) and _bucket(len(feeds[last].ids)) == bucket:
-                last += 1
-            members = feeds[first:last]
-            groups.append(self._make_group(members, row))
-            row, first = groups[-1].stop, last
+        for size in sizes:
+            groups.append(self._make_group(feeds[first : first + size], row))
+            row, first = groups[-1].stop, first + size
         return groups
 
     def _make_group(self, feeds: list[Feed], start: int) -> Group:
@@ -182,15 +189,12 @@ class PagedBatch:
             slots = torch.tensor([feed.slot for feed in feeds], device=device)
             pages = cache.page_table[slots, :width].flatten()
             live = width * pool.page_size
-            if batch > 1:  # a row's table may still show pages that it has given back: point those at page 0
-                held = torch.tensor([pool.pages_for(length) for length in lengths], device=device)
-                absent = torch.arange(width, device=device) >= held.unsqueeze(1)
-                pages = pages.masked_fill(absent.flatten(), 0)
         if queries > 1 or live != min(lengths):
             position_Bn = self.positions_T[start:stop] if spread is None else self.positions_T[spread]
-            dead = torch.arange(live, device=device) > position_Bn.view(batch, queries, 1)
-            mask = torch.zeros(dead.shape, dtype=cache.dtype, device=device).masked_fill_(dead, float("-inf"))
-            mask = mask.unsqueeze(1).repeat(1, 1, self._group_size if queries > 1 else 1, 1)
+            dead = cache.arange(live) > position_Bn.view(batch, 1, queries, 1)
+            mask = torch.where(dead, cache.minus_inf, cache.zero)
+            if queries > 1:
+                mask = mask.repeat(1, 1, self._group_size, 1)
         return Group(start, stop, batch, queries, spread, gather, keys, pages, mask)
 
     def rotate_by(self, cos_PD: Tensor, sin_PD: Tensor) -> None:
@@ -226,6 +230,28 @@ class PagedBatch:
         out = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=group.mask)
         out = out.view(b, kv_heads, g, n, dim).permute(0, 3, 1, 2, 4).reshape(b * n, heads * dim)
         return out if group.gather is None else out[group.gather]
+
+
+def _grouped(feeds: Sequence[Feed], pool: PagePool, row_bytes: int) -> tuple[list[int], list[int]]:
+    """The order in which feeds attend, and the sizes of their groups: about as many queries, about as many keys."""
+    buckets: dict[int, list[tuple[int, int]]] = {}
+    for index, feed in enumerate(feeds):
+        buckets.setdefault(_bucket(len(feed.ids)), []).append((pool.pages_for(pool.length(feed.slot)), index))
+    order, sizes = [], []
+    for _, members in sorted(buckets.items()):
+        members.sort()
+        order += [index for _, index in members]
+        sizes += _split([pages for pages, _ in members], _GROUP_COST / (pool.page_size * row_bytes))
+    return order, sizes
+
+
+def _split(pages: list[int], cost: float) -> list[int]:
+    """Sizes of groups of ascending page counts; every member is padded to its group's last, a group costs ``cost``."""
+    last = pages[-1]
+    best = max(range(len(pages)), key=lambda cut: cut * (last - pages[cut - 1]) if cut else 0)
+    if best == 0 or best * (last - pages[best - 1]) <= cost:
+        return [len(pages)]
+    return [*_split(pages[:best], cost), *_split(pages[best:], cost)]
 
 
 def _bucket(tokens: int) -> int:

@@ -41,8 +41,8 @@ def download(repository: str) -> Path:
         RepositoryNotFoundError,
     )
 
-    if (cached := _cached(repository)) is not None:
-        return cached
+    if (folder := cached(repository)) is not None:
+        return folder
     reached = False
     try:
         get_hf_file_metadata(hf_hub_url(repository, "config.json"))  # hf_hub_download would retry for half a minute
@@ -74,7 +74,7 @@ def download(repository: str) -> Path:
         ) from error
 
 
-def _cached(repository: str) -> Path | None:
+def cached(repository: str) -> Path | None:
     """The snapshot in the local cache, if config, tokenizer and every shard are there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

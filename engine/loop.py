@@ -34,7 +34,8 @@ class Row(NamedTuple):
     sequence: Sequence
     position: int
     next: bool  # the position is still to be written, and ``token`` is this model's choice for it
-    logits: Tensor | None  # [V], the distribution itself where it is still to be used, on the device
+    logits_NV: Tensor  # the distributions of all rows that came with this one, on the device
+    index: int  # of this row among them
     lse: float
     entropy: float
     varentropy: float
@@ -123,8 +124,7 @@ class Loop:
                 continue
             if id(sequence) in early:
                 sequence.begin_consult()
-                assert row.logits is not None
-                sequence.pending = row.logits.clone(), row.lse
+                sequence.pending = row.logits_NV[row.index].clone(), row.lse
                 sequence.ledger.wasted_steps += 1
             else:
                 sequence.record_logprob(row.logprob)
@@ -234,7 +234,7 @@ def _observe(runner: Runner, hidden_NE: Tensor, positions: Rows[tuple[Sequence, 
     ]
     numbers = to_host(torch.stack(columns, -1))
     return [
-        Row(sequence, place, written < 0, logits_NV[index] if written < 0 else None, *row)
+        Row(sequence, place, written < 0, logits_NV, index, *row)
         for index, ((sequence, _), place, written, row) in enumerate(
             zip(positions, places, known, numbers, strict=True)
         )

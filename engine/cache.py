@@ -80,12 +80,23 @@ class PagedCache:
         Raises:
             PoolExhausted: before anything was changed for the feed that does not fit; the scheduler reserves first.
         """
-        copies = [copy for feed in feeds for copy in self.pool.extend(feed.slot, len(feed.ids))]
+        self._extend([(feed.slot, len(feed.ids)) for feed in feeds])
+
+    def reserve(self, slot: int, tokens: int) -> None:
+        """Give a slot the pages of so many tokens in all, for forwards that are not known yet.
+
+        Raises:
+            PoolExhausted: nothing was changed.
+        """
+        self._extend([(slot, tokens - self.pool.length(slot))])
+
+    def _extend(self, slots: list[tuple[int, int]]) -> None:
+        copies = [copy for slot, tokens in slots for copy in self.pool.extend(slot, tokens)]
         self._scrub()
         if copies:
             old, new = (torch.tensor(pages, device=self.device) for pages in zip(*copies, strict=True))
             self.kv_L2PSKD[:, :, new] = self.kv_L2PSKD[:, :, old]
-        self._mirror([feed.slot for feed in feeds])
+        self._mirror([slot for slot, _ in slots])
 
     def _scrub(self) -> None:
         if self.pool.dirty:
@@ -107,15 +118,16 @@ class PagedCache:
                     columns.append(column)
                     pages.append(page)
         if rows:
-            self._grow(max(rows) + 1, max(columns) + 1)
+            self.grow(max(rows) + 1, max(columns) + 1)
             where = torch.tensor([rows, columns, pages], device=self.device)
             self.page_table[where[0], where[1]] = where[2]
         if slots:
-            self._grow(max(slots) + 1, 1)
+            self.grow(max(slots) + 1, 1)
             where = torch.tensor([slots, [self.pool.length(slot) for slot in slots]], device=self.device)
             self.lengths[where[0]] = where[1]
 
-    def _grow(self, slots: int, columns: int) -> None:
+    def grow(self, slots: int, columns: int) -> None:
+        """Make the page table at least so large; what it holds is kept."""
         have_slots, have_columns = self.page_table.shape
         if slots > have_slots or columns > have_columns:
             more_slots = max(have_slots, 1 << (slots - 1).bit_length())
@@ -204,15 +216,12 @@ class PagedBatch:
 
     def attend(self, layer: int, qkv_TR: Tensor) -> Tensor:
         """Rotate q and k, write keys and values to their pages, attend over the live keys; returns ``[T, H*D]``."""
-        config = self.cache.config
-        heads, split = config.num_heads, config.num_heads + config.num_kv_heads
-        qkv = qkv_TR.view(self.tokens, -1, config.head_dim)
-        qk = qkv[:, :split]
-        qk = torch.addcmul(qk * self._cos_T1D, qk.roll(config.head_dim // 2, -1), self._sin_T1D)
-        q_THD = qk[:, :heads]
+        heads = self.cache.config.num_heads
+        qk_THD, v_TKD = rotated(qkv_TR, self.cache.config, self._cos_T1D, self._sin_T1D)
+        q_THD = qk_THD[:, :heads]
         k_flat, v_flat = self.cache.flat[layer]
-        k_flat.index_copy_(0, self._places_T, qk[:, heads:])
-        v_flat.index_copy_(0, self._places_T, qkv[:, split:])
+        k_flat.index_copy_(0, self._places_T, qk_THD[:, heads:])
+        v_flat.index_copy_(0, self._places_T, v_TKD)
         if len(self._groups) == 1:
             return self._attend_group(layer, self._groups[0], q_THD)
         return torch.cat([self._attend_group(layer, group, q_THD) for group in self._groups])
@@ -230,6 +239,15 @@ class PagedBatch:
         out = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2), attn_mask=group.mask)
         out = out.view(b, kv_heads, g, n, dim).permute(0, 3, 1, 2, 4).reshape(b * n, heads * dim)
         return out if group.gather is None else out[group.gather]
+
+
+def rotated(qkv_TR: Tensor, config: LlamaConfig, cos_T1D: Tensor, sin_T1D: Tensor) -> tuple[Tensor, Tensor]:
+    """q and k ``[T, H+K, D]`` with their rotary embedding (the sine's first half negated), and v ``[T, K, D]``."""
+    qkv_THD = qkv_TR.view(len(qkv_TR), -1, config.head_dim)
+    split = config.num_heads + config.num_kv_heads
+    qk_THD = qkv_THD[:, :split]
+    qk_THD = torch.addcmul(qk_THD * cos_T1D, qk_THD.roll(config.head_dim // 2, -1), sin_T1D)
+    return qk_THD, qkv_THD[:, split:]
 
 
 def _grouped(feeds: Sequence[Feed], pool: PagePool, row_bytes: int) -> tuple[list[int], list[int]]:

@@ -6,11 +6,13 @@ import dataclasses
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, overload
+from types import MappingProxyType
+from typing import Any, NamedTuple, overload
 
 import torch
 
 from dodona.engine.checkpoint import Checkpoint, load_model, open_checkpoint
+from dodona.engine.device_loop import LOOKAHEAD, DeviceLoop
 from dodona.engine.errors import CheckpointError, DodonaError, RequestError
 from dodona.engine.loop import Loop
 from dodona.engine.memory import MemoryPlan, device_memory, plan_memory
@@ -27,6 +29,16 @@ _PAGE_SIZE = {"cpu": 32, "cuda": 256}
 # Parameters below which one CPU thread is used: waking a second one for microseconds of work gains nothing, and on a
 # machine busy with something else the two wait for each other at every operation (6700 tokens/s became 260).
 _ONE_THREAD = 10_000_000
+
+
+class Backend(NamedTuple):
+    """What runs a step."""
+
+    ops: str  # torch or triton: its operations
+    loop: str  # host or device: where it is decided
+
+
+BACKENDS = MappingProxyType({"eager": Backend("torch", "host"), "triton": Backend("triton", "device")})
 _OPTIONS = {field.name for field in dataclasses.fields(Request)} - {"prompt"}
 
 
@@ -46,7 +58,11 @@ class Engine:
         chunk: the most tokens that one forward reads beyond one for each decoding sequence.
         threads: CPU threads while it runs; None: one where both models are so small that more would only wait for each
             other, else as torch is set.
-        ops: "torch", or "triton": the step's operations by the kernels of ``dodona.kernels``.
+        backend: "eager" (plain torch, the host decides after each forward), or "triton" (the kernels of
+            ``dodona.kernels``, state and decisions on the device, CUDA graphs).
+        ops: "torch" or "triton": the step's operations; None: as the backend has them.
+        loop: "host" or "device": where a step is decided; None: as the backend has it.
+        lookahead: ticks that the device loop launches before it reads the first one's record.
 
     Raises:
         CheckpointError: a model that cannot be used, or two models with different vocabularies.
@@ -66,10 +82,13 @@ class Engine:
         page_size: int | None = None,
         chunk: int = 512,
         threads: int | None = None,
-        ops: str = "torch",
+        backend: str = "eager",
+        ops: str | None = None,
+        loop: str | None = None,
+        lookahead: int = LOOKAHEAD,
     ) -> None:
         sizes = {"max_batch": max_batch, "max_length": max_length, "kv_tokens": kv_tokens}
-        sizes |= {"page_size": page_size, "chunk": chunk, "threads": threads}
+        sizes |= {"page_size": page_size, "chunk": chunk, "threads": threads, "lookahead": lookahead}
         for name, value in sizes.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise RequestError(f"{name} must be a whole number of 1 or more, not {value!r}")
@@ -77,7 +96,12 @@ class Engine:
             base, oracle = "arith-base", "arith-oracle"
         self.device = _device(device)
         self.dtype = _dtype(dtype, self.device)
-        operations = make_ops(ops, self.device)
+        if backend not in BACKENDS:
+            raise RequestError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+        self.backend = Backend(ops or BACKENDS[backend].ops, loop or BACKENDS[backend].loop)
+        if self.backend.loop not in ("host", "device"):
+            raise RequestError(f"loop must be 'host' or 'device', not {loop!r}")
+        operations = make_ops(self.backend.ops, self.device)
         opened = [open_checkpoint(base if base is not None else "arith-base")]
         if oracle is not None:
             opened.append(open_checkpoint(oracle))
@@ -103,13 +127,25 @@ class Engine:
         self.base = runners[0]
         self.oracle = runners[1] if oracle is not None else None
         self._eos = [frozenset(checkpoint.config.eos_token_ids) for checkpoint in opened]
-        self.scheduler = Scheduler(
-            self.base.cache.pool, self.oracle.cache.pool if self.oracle else None, max_batch=max_batch, chunk=chunk
-        )
         largest = max(checkpoint.config.num_parameters for checkpoint in opened)
         if threads is None and self.device.type == "cpu" and largest < _ONE_THREAD:
             threads = 1
-        self.loop = Loop(self.base, self.oracle, self.scheduler, threads=threads)
+        self.loop: Loop | DeviceLoop
+        if self.backend.loop == "device":
+            self.loop = DeviceLoop(
+                self.base,
+                self.oracle,
+                max_batch=max_batch,
+                chunk=chunk,
+                eos=self._eos,
+                lookahead=lookahead,
+                threads=threads,
+            )
+            self.scheduler: Scheduler = self.loop.scheduler
+        else:
+            pools = self.base.cache.pool, self.oracle.cache.pool if self.oracle else None
+            self.scheduler = Scheduler(*pools, max_batch=max_batch, chunk=chunk)
+            self.loop = Loop(self.base, self.oracle, self.scheduler, threads=threads)
         self._owners: dict[int, deque[Sequence]] = {}  # where a running sequence's result is waited for
 
     def _plan_memory(
@@ -252,6 +288,7 @@ class Engine:
         try:
             done = self.loop.tick()
         except BaseException:
+            self.loop.abandon()
             self.reset()  # a forward that stopped half-way leaves caches that nobody may read
             raise
         for sequence in done:

@@ -7,9 +7,7 @@ already written (a catch-up's or a sync's opinion of a known token) or the next 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from collections.abc import Sequence as Rows
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -17,10 +15,11 @@ from torch import Tensor
 
 from dodona.engine.cache import Feed
 from dodona.engine.runner import Runner
-from dodona.engine.sampling import Sampling
+from dodona.engine.sampling import Sampling, choose
 from dodona.engine.scheduler import Lane, Scheduler, Work
 from dodona.engine.sequence import BASE, ORACLE, Sequence
 from dodona.engine.signals import logprob, rank
+from dodona.engine.threads import threads_set
 from dodona.engine.transfer import to_host
 from dodona.engine.trigger import Trigger
 
@@ -35,7 +34,7 @@ class Row(NamedTuple):
     position: int
     next: bool  # the position is still to be written, and ``token`` is this model's choice for it
     logits_NV: Tensor  # the distributions of all rows that came with this one, on the device
-    index: int  # of this row among them
+    at: int  # this row's place among them
     lse: float
     entropy: float
     varentropy: float
@@ -57,7 +56,7 @@ class Loop:
 
     def tick(self) -> list[Sequence]:
         """Advance every running sequence by one base forward and one oracle forward; returns those that are done."""
-        with torch.inference_mode(), _threads(self.threads):
+        with torch.inference_mode(), threads_set(self.threads):
             return self._tick()
 
     def _tick(self) -> list[Sequence]:
@@ -71,6 +70,9 @@ class Loop:
                 settle(self._read(lane, runner, works))
                 self.scheduler.advanced(lane, works)
         return self.scheduler.reap()
+
+    def abandon(self) -> None:
+        """After an error: nothing is on its way here."""
 
     # --- forwards ---
 
@@ -124,7 +126,7 @@ class Loop:
                 continue
             if id(sequence) in early:
                 sequence.begin_consult()
-                sequence.pending = row.logits_NV[row.index].clone(), row.lse
+                sequence.pending = row.logits_NV[row.at].clone(), row.lse
                 sequence.ledger.wasted_steps += 1
             else:
                 sequence.record_logprob(row.logprob)
@@ -162,20 +164,6 @@ class Loop:
             return False
         row.sequence.finish("error", f"NaN logits from the {runner.name} model at generated position {row.position}")
         return True
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Run on so many of torch's CPU threads, and put the process back as it was; None: leave it alone."""
-    before = torch.get_num_threads()
-    if count is None or count == before:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _enter(lane: Lane, runner: Runner, sequence: Sequence, start: int, stop: int) -> None:
@@ -217,7 +205,7 @@ def _observe(runner: Runner, hidden_NE: Tensor, positions: Rows[tuple[Sequence, 
         keys.append(sequence.key)
         places.append(index - len(sequence.prompt))
         known.append(-1 if due else sequence.ids[index])
-    tokens = runner.ops.choose(logits_NV, stats.top1, samplings, keys, places)
+    tokens = choose(runner.ops.draw, logits_NV, stats.top1, samplings, keys, places)
     if max(known) >= 0:
         written = torch.tensor(known, device=device)
         tokens = torch.where(written >= 0, written, tokens)

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from dodona.engine.errors import RequestError
 from dodona.engine.linear import Product, product
-from dodona.engine.sampling import Sampling, choose
+from dodona.engine.sampling import Settings, draw
 from dodona.engine.signals import Statistics, statistics
 
 if TYPE_CHECKING:
     from dodona.engine.cache import Feed, PagedBatch, PagedCache
+    from dodona.engine.llama import Attention
 
 
 class Ops(Protocol):
@@ -41,19 +42,21 @@ class Ops(Protocol):
         """The attention of one ragged forward, whose tokens are already in the cache's pool."""
         ...
 
+    def grid(self, cache: PagedCache, slots_M: Tensor, starts_M: Tensor, queries: int, pages: int) -> Attention:
+        """The attention of a forward of ``queries`` tokens for each of some slots, from position ``starts`` on.
+
+        Nothing here depends on values: the last ``pages`` may hold keys that are not live, which are masked.
+        """
+        ...
+
     def statistics(self, logits_NV: Tensor) -> Statistics:
         """Entropy, varentropy and the rest of each row."""
         ...
 
-    def choose(
-        self,
-        logits_NV: Tensor,
-        top1_N: Tensor,
-        samplings: Sequence[Sampling],
-        keys: Sequence[tuple[int, int]],
-        positions: Sequence[int],
+    def draw(
+        self, logits_NV: Tensor, top1_N: Tensor, settings: Settings, keys_N2: Tensor, positions_N: Tensor
     ) -> Tensor:
-        """The token of each row, as ``sampling.choose``."""
+        """The token of each row, as ``sampling.draw``."""
         ...
 
 
@@ -75,18 +78,18 @@ class TorchOps:
 
         return PagedBatch(cache, feeds)
 
+    def grid(self, cache: PagedCache, slots_M: Tensor, starts_M: Tensor, queries: int, pages: int) -> Attention:
+        from dodona.engine.grid import Grid
+
+        return Grid(cache, slots_M, starts_M, queries, pages)
+
     def statistics(self, logits_NV: Tensor) -> Statistics:
         return statistics(logits_NV)
 
-    def choose(
-        self,
-        logits_NV: Tensor,
-        top1_N: Tensor,
-        samplings: Sequence[Sampling],
-        keys: Sequence[tuple[int, int]],
-        positions: Sequence[int],
+    def draw(
+        self, logits_NV: Tensor, top1_N: Tensor, settings: Settings, keys_N2: Tensor, positions_N: Tensor
     ) -> Tensor:
-        return choose(logits_NV, top1_N, samplings, keys, positions)
+        return draw(logits_NV, top1_N, settings, keys_N2, positions_N)
 
 
 def make_ops(name: str, device: torch.device) -> Ops:

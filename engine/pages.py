@@ -2,7 +2,7 @@
 
 A slot is one sequence's view of a cache: a list of pages and a length. Pages are reference-counted; ``fork`` shares
 them, and whoever next writes into a shared page gets a copy of it first (copy-on-write). The caller performs the copies
-that ``extend`` returns. Page 0 belongs to nobody and stays zero: padding points at it.
+that ``extend`` returns. Page 0 and slot 0 belong to nobody: padding points at them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PagePool:
         self._tables: dict[int, list[int]] = {}
         self._lengths: dict[int, int] = {}
         self._free_slots: list[int] = []
-        self._slots = 0
+        self._slots = 1
         self._poisoned: set[int] = set()
         self.dirty: list[int] = []  # freed pages that must be zeroed before anyone reads them
         self.touched: set[int] = set()  # slots whose table changed, for whoever keeps a copy of the tables

@@ -89,6 +89,10 @@ class Result:
             for position, (token, source) in enumerate(zip(self.ids, self.sources, strict=True))
         ]
 
+    def token_text(self, token_id: int) -> str:
+        """The text of one token alone; bytes that are no UTF-8 by themselves show as U+FFFD."""
+        return self._tokenizer.token_text(token_id)
+
     def raise_for_error(self) -> Result:
         """This result, unless it failed: then its reason as a DodonaError."""
         if self.error is not None:

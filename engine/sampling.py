@@ -10,8 +10,9 @@ Shape suffixes: N rows, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -45,57 +46,98 @@ class Sampling:
         return self.temperature == 0
 
 
-def filtered_logits(logits_NV: Tensor, samplings: Sequence[Sampling]) -> Tensor:
-    """Logits over temperature in float32, with what top-k, top-p and min-p leave out set to -inf; no greedy rows."""
+class Settings(NamedTuple):
+    """The settings of many rows as tensors, and which of them matter for any row (known to the host)."""
 
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=logits_NV.device).unsqueeze(1)
+    temperature_N: Tensor  # float32, 0 is greedy
+    top_k_N: Tensor  # int64, 0 is off
+    top_p_N: Tensor  # float32
+    min_p_N: Tensor  # float32
+    ordered: bool  # whether some row has top-k or top-p
+    min_p: bool  # whether some row has min-p
 
-    scores = logits_NV.float() / column([s.temperature for s in samplings])
+
+def settings_of(samplings: Sequence[Sampling], device: torch.device) -> Settings:
+    """One row for each of the samplings."""
+
+    def column(values: list[float], dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=device)
+
+    return Settings(
+        column([s.temperature for s in samplings]),
+        column([s.top_k for s in samplings], torch.int64),
+        column([s.top_p for s in samplings]),
+        column([s.min_p for s in samplings]),
+        any(s.top_k > 0 or s.top_p < 1 for s in samplings),
+        any(s.min_p > 0 for s in samplings),
+    )
+
+
+def filtered_logits(logits_NV: Tensor, settings: Settings) -> Tensor:
+    """Logits over temperature in float32, with what top-k, top-p and min-p leave out set to -inf.
+
+    Greedy rows are divided by 1: nobody looks at them.
+    """
+    temperature = settings.temperature_N
+    scores = logits_NV.float() / torch.where(temperature > 0, temperature, 1.0).unsqueeze(1)
     vocab = scores.shape[-1]
-    if any(0 < s.top_k < vocab or s.top_p < 1 for s in samplings):
+    if settings.ordered:
         ordered, order = torch.sort(scores, dim=-1, descending=True, stable=True)
-        ranks = torch.arange(vocab, device=scores.device)
-        limits = column([s.top_k if 0 < s.top_k < vocab else vocab for s in samplings])
-        ties = ordered < ordered.gather(1, limits.long() - 1)  # top-k keeps what equals the k-th score
+        top_k, top_p = settings.top_k_N.unsqueeze(1), settings.top_p_N.unsqueeze(1)
+        limits = torch.where((top_k > 0) & (top_k < vocab), top_k, vocab)
+        ties = ordered < ordered.gather(1, limits - 1)  # top-k keeps what equals the k-th score
         ordered = ordered.masked_fill(ties, float("-inf"))
         before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # mass of all that is more likely
-        beyond = (before >= column([s.top_p for s in samplings])) & (ranks > 0)
-        beyond &= column([s.top_p for s in samplings]) < 1
-        ordered = ordered.masked_fill(beyond, float("-inf"))
+        first = torch.arange(vocab, device=scores.device) == 0
+        ordered = ordered.masked_fill((before >= top_p) & ~first & (top_p < 1), float("-inf"))
         scores = torch.empty_like(scores).scatter_(1, order, ordered)
-    if any(s.min_p > 0 for s in samplings):
+    if settings.min_p:
         p = scores.softmax(-1)
-        unlikely = p < column([s.min_p for s in samplings]) * p.amax(-1, keepdim=True)
+        unlikely = p < settings.min_p_N.unsqueeze(1) * p.amax(-1, keepdim=True)
         scores = scores.masked_fill(unlikely, float("-inf"))
     return scores
 
 
+def draw(logits_NV: Tensor, top1_N: Tensor, settings: Settings, keys_N2: Tensor, positions_N: Tensor) -> Tensor:
+    """The token of each row, ``[N]`` int64; nothing here looks at a value on the host.
+
+    Args:
+        logits_NV: raw logits.
+        top1_N: their argmax, which greedy rows return as it is.
+        settings: each row's.
+        keys_N2: int64, each row's Philox key (``philox.request_key``).
+        positions_N: int64, each row's generated-token index.
+    """
+    scores = filtered_logits(logits_NV, settings)
+    drawn = (scores + gumbel(keys_N2, positions_N, scores.shape[-1])).argmax(-1)
+    return torch.where(settings.temperature_N > 0, drawn, top1_N)
+
+
 def choose(
+    draw_rows: Draw,
     logits_NV: Tensor,
     top1_N: Tensor,
     samplings: Sequence[Sampling],
     keys: Sequence[tuple[int, int]],
     positions: Sequence[int],
 ) -> Tensor:
-    """The token of each row, ``[N]`` int64.
+    """The token of each row, ``[N]`` int64, with settings, keys and positions from the host.
 
-    Args:
-        logits_NV: raw logits.
-        top1_N: their argmax, which greedy rows return as it is.
-        samplings: each row's settings.
-        keys: each row's Philox key (``philox.request_key``).
-        positions: each row's generated-token index.
+    Only the rows that are not greedy go to ``draw_rows`` (``draw``, or a kernel that does the same).
     """
     drawn = [row for row, sampling in enumerate(samplings) if not sampling.greedy]
     if not drawn:
         return top1_N
     device = logits_NV.device
     rows = torch.tensor(drawn, device=device)
-    scores = filtered_logits(logits_NV[rows], [samplings[row] for row in drawn])
-    noise = gumbel(
+    tokens = draw_rows(
+        logits_NV[rows],
+        top1_N[rows],
+        settings_of([samplings[row] for row in drawn], device),
         torch.tensor([keys[row] for row in drawn], device=device),
         torch.tensor([positions[row] for row in drawn], device=device),
-        scores.shape[-1],
     )
-    return top1_N.scatter(0, rows, (scores + noise).argmax(-1))
+    return top1_N.scatter(0, rows, tokens)
+
+
+Draw: TypeAlias = Callable[[Tensor, Tensor, Settings, Tensor, Tensor], Tensor]

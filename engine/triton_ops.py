@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dodona.engine.cache import Feed, PagedBatch, PagedCache
 from dodona.engine.linear import Product
-from dodona.engine.sampling import Sampling
+from dodona.engine.llama import Attention
+from dodona.engine.sampling import Settings
 from dodona.engine.signals import Statistics
 from dodona.kernels.attention import attention_decode, attention_extend
 from dodona.kernels.linear import linear
@@ -41,38 +42,62 @@ class TritonOps:
     def batch(self, cache: PagedCache, feeds: Sequence[Feed]) -> PagedBatch:
         return TritonBatch(cache, feeds)
 
+    def grid(self, cache: PagedCache, slots_M: Tensor, starts_M: Tensor, queries: int, pages: int) -> Attention:
+        return TritonGrid(cache, slots_M, starts_M, queries, pages)
+
     def statistics(self, logits_NV: Tensor) -> Statistics:
         found = uncertainty(logits_NV)
         lse = torch.where(found.error == 0, found.lse, torch.nan)
         top1 = found.top1.clamp_min(0)
         return Statistics(lse, found.entropy, found.varentropy, top1, found.top_prob, found.margin)
 
-    def choose(
-        self,
-        logits_NV: Tensor,
-        top1_N: Tensor,
-        samplings: Sequence[Sampling],
-        keys: Sequence[tuple[int, int]],
-        positions: Sequence[int],
+    def draw(
+        self, logits_NV: Tensor, top1_N: Tensor, settings: Settings, keys_N2: Tensor, positions_N: Tensor
     ) -> Tensor:
-        if all(sampling.greedy for sampling in samplings):
-            return top1_N
-        device = logits_NV.device
-
-        def floats(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float32, device=device)
-
-        filtered = [s.top_k > 0 for s in samplings], [s.top_p < 1 for s in samplings], [s.min_p > 0 for s in samplings]
+        ordered, min_p = settings.ordered, settings.min_p
         drawn = sample(
             logits_NV,
-            floats([s.temperature for s in samplings]),
-            torch.tensor(keys, device=device),
-            torch.tensor(positions, device=device),
-            top_k_B=torch.tensor([s.top_k for s in samplings], device=device) if any(filtered[0]) else None,
-            top_p_B=floats([s.top_p for s in samplings]) if any(filtered[1]) else None,
-            min_p_B=floats([s.min_p for s in samplings]) if any(filtered[2]) else None,
+            settings.temperature_N,
+            keys_N2.contiguous(),
+            positions_N,
+            top_k_B=settings.top_k_N if ordered else None,
+            top_p_B=settings.top_p_N if ordered else None,
+            min_p_B=settings.min_p_N if min_p else None,
         )
         return drawn.id.clamp_min(0)
+
+
+class TritonGrid:
+    """A grid (see grid.py) whose rotary embedding, cache append and attention are kernels, which need no ``pages``."""
+
+    def __init__(self, cache: PagedCache, slots_M: Tensor, starts_M: Tensor, queries: int, pages: int) -> None:
+        self.cache, self.queries = cache, queries
+        self._slots_M, device = slots_M, cache.device
+        positions_Mn = starts_M.unsqueeze(1) + torch.arange(queries, device=device)
+        capacity = min(cache.page_table.shape[1] * cache.pool.page_size, cache.config.max_position_embeddings)
+        # Padding past the end goes to page 0, by way of a slot that has no pages.
+        beyond = positions_Mn >= capacity
+        self._positions_T = positions_Mn.masked_fill(beyond, 0).flatten()
+        self._slots_T = slots_M.unsqueeze(1).expand(-1, queries).masked_fill(beyond, 0).flatten()
+        self._lengths_M = starts_M + queries
+        self._starts = torch.arange(len(slots_M) + 1, device=device) * queries
+
+    def rotate_by(self, cos_PD: Tensor, sin_PD: Tensor) -> None:
+        """Take the rotary tables."""
+        self._rope = Rope(cos_PD, sin_PD)
+
+    def attend(self, layer: int, qkv_TR: Tensor) -> Tensor:
+        """Rotate q and k, write keys and values to their pages, attend over the live keys; returns ``[T, H*D]``."""
+        cache = self.cache
+        pages = PagedKV(*cache.paged[layer], cache.page_table)
+        q_THD = rope_append(qkv_TR, self._rope, self._positions_T, pages, self._slots_T, heads=cache.config.num_heads)
+        if self.queries == 1:
+            out_THD = attention_decode(q_THD, pages, self._lengths_M, self._slots_M).out_THD
+        else:
+            out_THD = attention_extend(
+                q_THD, pages, self._starts, self._lengths_M, self._slots_M, max_queries=self.queries
+            )
+        return out_THD.flatten(1)
 
 
 class TritonBatch(PagedBatch):

@@ -12,6 +12,7 @@ from dodona.engine.engine import Engine
 from dodona.engine.request import Request
 
 INF = math.inf
+LOOPS = [{"loop": "host"}, {"loop": "device", "lookahead": 1}, {"loop": "device", "lookahead": 3}]
 TRIGGERS = ["always", "never", "random", "entropy > 1.2", "every(4)", "uniform(L=12)", "margin < 0.2 and u < 0.6"]
 
 
@@ -53,6 +54,12 @@ def folders(tmp_path_factory):
     return save_tiny(folder / "base", "gqa-tied", seed=3, layers=2), save_tiny(folder / "oracle", "llama3-rope", seed=4)
 
 
+@pytest.fixture(params=LOOPS, ids=lambda loop: "".join(str(value) for value in loop.values()))
+def loop(request):
+    """Options of the engine that say who decides a step."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
 def alone(folders):
     """What each of the 64 requests gives when it runs by itself."""
@@ -85,9 +92,9 @@ def check(engine, requests, alone):
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
-def test_a_batch_of_mixed_arms_equals_its_members_alone_in_any_order(folders, alone, order):
+def test_a_batch_of_mixed_arms_equals_its_members_alone_in_any_order(folders, alone, order, loop):
     """Catches masks, page tables and draws that mix up sequences."""
-    engine = Engine(folders[0], oracle=folders[1], device="cpu", page_size=8, chunk=32)
+    engine = Engine(folders[0], oracle=folders[1], device="cpu", page_size=8, chunk=32, **loop)
     requests = mixed_requests(64, seed=11)
     random.Random(order).shuffle(requests)
     check(engine, requests, alone)
@@ -95,22 +102,23 @@ def test_a_batch_of_mixed_arms_equals_its_members_alone_in_any_order(folders, al
 
 
 @pytest.mark.parametrize("kv_tokens", [160, 400])
-def test_preemption_under_a_tiny_page_pool_changes_nothing(folders, alone, kv_tokens):
+def test_preemption_under_a_tiny_page_pool_changes_nothing(folders, alone, kv_tokens, loop):
     """Catches a recomputed sequence that forgets its budget, its signals or its draws."""
-    engine = Engine(folders[0], oracle=folders[1], device="cpu", page_size=8, chunk=32, kv_tokens=kv_tokens)
+    engine = Engine(folders[0], oracle=folders[1], device="cpu", page_size=8, chunk=32, kv_tokens=kv_tokens, **loop)
     check(engine, mixed_requests(64, seed=11), alone)
-    assert engine.scheduler.preemptions > 0
+    if loop["loop"] == "host":  # the device loop lets in only whom its pages last
+        assert engine.scheduler.preemptions > 0
 
 
-def test_small_batches_and_chunks_change_nothing(folders, alone):
+def test_small_batches_and_chunks_change_nothing(folders, alone, loop):
     """Catches a chunked prefill or sync that drops rows at its borders."""
-    engine = Engine(folders[0], oracle=folders[1], device="cpu", page_size=4, chunk=5, max_batch=7)
+    engine = Engine(folders[0], oracle=folders[1], device="cpu", page_size=4, chunk=5, max_batch=7, **loop)
     check(engine, mixed_requests(64, seed=11), alone)
 
 
-def test_samples_of_one_prompt_cost_one_prefill(folders):
+def test_samples_of_one_prompt_cost_one_prefill(folders, loop):
     """n=32 samples share the prompt's pages in both models: 31 of 32 feed one prompt token (the last) of their own."""
-    engine = Engine(folders[0], oracle=folders[1], device="cpu", page_size=8)
+    engine = Engine(folders[0], oracle=folders[1], device="cpu", page_size=8, **loop)
     prompt = [1, *range(3, 60)]
     results = engine.generate(prompt, n=32, c=2, k=3, trigger="every(4)", temperature=1.0, max_new_tokens=12)
     assert len({tuple(result.ids) for result in results}) > 16

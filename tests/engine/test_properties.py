@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny
 
+from dodona.engine.device_loop import DeviceLoop
 from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError, RequestError
 from dodona.engine.request import Request
+from dodona.engine.seats import Column
 from dodona.engine.trigger import Trigger
 
 INF = math.inf
@@ -27,14 +29,23 @@ def folders(tmp_path_factory):
     return save_tiny(folder / "base", "gqa-tied", seed=3, layers=2), save_tiny(folder / "oracle", "mha-untied", seed=4)
 
 
-@pytest.fixture(scope="module")
-def engine(folders):
-    return Engine(folders[0], oracle=folders[1], device="cpu", page_size=8)
+LOOPS = [{"loop": "host"}, {"loop": "device", "lookahead": 3}]
+
+
+@pytest.fixture(scope="module", params=LOOPS, ids=("host", "device"))
+def loop(request):
+    """Options of the engine that say who decides a step."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def embedded():
-    return Engine(device="cpu")
+def engine(folders, loop):
+    return Engine(folders[0], oracle=folders[1], device="cpu", page_size=8, **loop)
+
+
+@pytest.fixture(scope="module")
+def embedded(loop):
+    return Engine(device="cpu", **loop)
 
 
 BUDGETS = st.sampled_from([0, 1, 2, 5, INF])
@@ -69,6 +80,12 @@ def test_budgets_segments_and_caches_hold_for_any_settings(
     def watched():
         nonlocal checked
         done = tick()
+        if isinstance(engine.loop, DeviceLoop):
+            numbers = engine.loop.seats.numbers
+            for column in (Column.BASE_LENGTH, Column.ORACLE_LENGTH):
+                assert (numbers[:, column] <= numbers[:, Column.LENGTH]).all()
+            checked += 1
+            return done
         for sequence in engine.scheduler.running:
             for view, runner in ((sequence.base, engine.base), (sequence.oracle, engine.oracle)):
                 if view.slot is not None:
@@ -189,7 +206,7 @@ def test_a_trigger_that_raises_fails_its_own_request_alone(engine):
     assert "no opinion" in results["broken"].error and results["fine"].error is None
 
 
-def test_nan_logits_name_model_and_position_and_spoil_nobody_else(folders, tmp_path):
+def test_nan_logits_name_model_and_position_and_spoil_nobody_else(folders, loop, tmp_path):
     """A prompt that reaches a NaN weight fails alone; whoever gets its pages afterwards is not touched."""
     folder = tmp_path / "nan"
     shutil.copytree(folders[0], folder)
@@ -197,12 +214,12 @@ def test_nan_logits_name_model_and_position_and_spoil_nobody_else(folders, tmp_p
     weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"].clone()
     weights["model.embed_tokens.weight"][300] = torch.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    engine = Engine(folder, device="cpu", page_size=8, max_batch=2, kv_tokens=96)
+    engine = Engine(folder, device="cpu", page_size=8, max_batch=2, kv_tokens=96, **loop)
     with pytest.raises(DodonaError, match=r"NaN logits from the base model at generated position 0"):
         engine.generate([1, 300, 4], c=0, max_new_tokens=5)
 
 
-def test_nan_in_one_request_of_a_batch_leaves_the_others_as_they_are(folders, tmp_path):
+def test_nan_in_one_request_of_a_batch_leaves_the_others_as_they_are(folders, loop, tmp_path):
     """The NaN stays in its own rows, pages and result."""
     folder = tmp_path / "nan"
     shutil.copytree(folders[1], folder)  # untied: a NaN embedding row does not reach everyone's logits
@@ -210,7 +227,7 @@ def test_nan_in_one_request_of_a_batch_leaves_the_others_as_they_are(folders, tm
     weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"].clone()
     weights["model.embed_tokens.weight"][300] = torch.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    engine = Engine(folder, device="cpu", page_size=8, max_batch=3, kv_tokens=96)
+    engine = Engine(folder, device="cpu", page_size=8, max_batch=3, kv_tokens=96, **loop)
     good = Engine(folders[1], device="cpu", page_size=8)
     prompts = [[1, 10 + i, 300 if i % 3 == 0 else 20, 30] for i in range(12)]
     requests = [Request(prompt=prompt, c=0, max_new_tokens=12, id=str(i)) for i, prompt in enumerate(prompts)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dodona.engine.errors import RequestError
 from dodona.engine.philox import STREAM_TRIGGER, gumbel, philox4x32, request_key, uniforms
-from dodona.engine.sampling import Sampling, choose, filtered_logits
+from dodona.engine.sampling import Sampling, choose, draw, filtered_logits, settings_of
 from dodona.engine.signals import logprob, rank, statistics
 
 
@@ -130,7 +130,7 @@ def test_gumbel_max_draws_from_the_softmax():
     logits = torch.tensor([[1.0, 0.2, -0.5, 2.0, 0.0, -3.0]])
     draws = 20_000
     tokens = choose(
-        logits.repeat(draws, 1), logits.argmax(-1).repeat(draws), [Sampling(0.7)] * draws,
+        draw, logits.repeat(draws, 1), logits.argmax(-1).repeat(draws), [Sampling(0.7)] * draws,
         [request_key(1, str(i)) for i in range(draws)], [0] * draws,
     )  # fmt: skip
     counts = torch.bincount(tokens, minlength=6) / draws
@@ -148,7 +148,7 @@ def test_filters_keep_what_transformers_keeps(seed, top_k, top_p, min_p, tempera
     from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
     scores = torch.randn(1, 200, generator=torch.Generator().manual_seed(seed)) * 2
-    ours = filtered_logits(scores, [Sampling(temperature, top_k, top_p, min_p)])
+    ours = filtered_logits(scores, settings_of([Sampling(temperature, top_k, top_p, min_p)], scores.device))
     theirs = TemperatureLogitsWarper(temperature)(None, scores)
     if top_k:
         theirs = TopKLogitsWarper(top_k)(None, theirs)
@@ -164,7 +164,7 @@ def test_greedy_rows_in_a_sampled_batch_stay_greedy():
     """Catches noise that is added to everyone because one row asked for it."""
     logits = torch.randn(6, 50)
     samplings = [Sampling(), Sampling(5.0)] * 3
-    tokens = choose(logits, logits.argmax(-1), samplings, [request_key(0, "x")] * 6, list(range(6)))
+    tokens = choose(draw, logits, logits.argmax(-1), samplings, [request_key(0, "x")] * 6, list(range(6)))
     assert tokens[::2].tolist() == logits.argmax(-1)[::2].tolist()
     assert tokens[1::2].tolist() != logits.argmax(-1)[1::2].tolist()
 

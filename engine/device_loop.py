@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from dodona.engine.errors import DodonaError
 from dodona.engine.graph import Graphs
 from dodona.engine.runner import Runner
 from dodona.engine.sampling import Sampling
@@ -157,14 +158,17 @@ class DeviceLoop:
             slot, cached = sequence.base.slot, self._shared(lane, sequence)
             assert slot is not None
             number = self._watch(sequence.trigger)
-            self.seats.reserve(len(sequence.prompt) + sequence.limit + 1, len(self._ema_places))
+            longest = len(sequence.prompt) + sequence.limit
+            self.seats.reserve(longest + 1, len(self._ema_places))
+            for runner in self.runners.values():  # padding, too, looks for its page in the table
+                runner.cache.grow(1, runner.cache.pool.pages_for(longest + self.chunk))
             self.seats.take(seat, sequence, trigger=number, base_slot=slot, base_length=cached)
             guess = Guess(Phase.BASE, len(sequence.prompt), cached, 0, 0, False)
             self._members[id(sequence)] = Member(sequence, seat, guess, since=self.programs)
 
     def _shared(self, lane: Any, sequence: Sequence) -> int:
         """How much of the prompt came with the slot."""
-        return min(lane.view(sequence).high, len(sequence.prompt) - 1)
+        return min(int(lane.view(sequence).high), len(sequence.prompt) - 1)
 
     def _watch(self, trigger: Trigger) -> int:
         """The number of a trigger, with places for its moving averages."""
@@ -237,7 +241,13 @@ class DeviceLoop:
             epochs = self.seats.epoch, tuple(cache.page_table.shape), len(self._ema_places)
             key = (shape, tuple(watched), epochs)
         arrival = Arrival(self.graphs.device)
-        record = self.graphs.run(key, lambda rows_M: self._steps[model].run(shape, rows_M, watched), rows)
+        try:
+            record = self.graphs.run(key, lambda rows_M: self._steps[model].run(shape, rows_M, watched), rows)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            what = f"the {model}'s step of {shape.seats} seats and {tokens} tokens each"
+            raise DodonaError(f"{what} failed: {error}") from error
         arrival.fetch(record)
         self.programs += 1
         for member in members:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 
 from dodona.engine.checkpoint import Checkpoint, load_model, open_checkpoint
 from dodona.engine.device_loop import LOOKAHEAD, DeviceLoop
-from dodona.engine.errors import CheckpointError, DodonaError, RequestError
+from dodona.engine.errors import CheckpointError, DodonaError, OutOfMemoryError, RequestError
+from dodona.engine.flash import Flash, check_flash, find_flash
 from dodona.engine.loop import Loop
 from dodona.engine.memory import MemoryPlan, device_memory, plan_memory
 from dodona.engine.ops import make_ops
@@ -62,6 +64,7 @@ class Engine:
             ``dodona.kernels``, state and decisions on the device, CUDA graphs).
         ops: "torch" or "triton": the step's operations; None: as the backend has them.
         loop: "host" or "device": where a step is decided; None: as the backend has it.
+        attention: "own", or "flash": flash-attn 2 or 3, for the device loop on CUDA.
         lookahead: ticks that the device loop launches before it reads the first one's record.
 
     Raises:
@@ -85,6 +88,7 @@ class Engine:
         backend: str = "eager",
         ops: str | None = None,
         loop: str | None = None,
+        attention: str = "own",
         lookahead: int = LOOKAHEAD,
     ) -> None:
         sizes = {"max_batch": max_batch, "max_length": max_length, "kv_tokens": kv_tokens}
@@ -94,14 +98,12 @@ class Engine:
                 raise RequestError(f"{name} must be a whole number of 1 or more, not {value!r}")
         if base is None and oracle is None:
             base, oracle = "arith-base", "arith-oracle"
-        self.device = _device(device)
-        self.dtype = _dtype(dtype, self.device)
-        if backend not in BACKENDS:
-            raise RequestError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
-        self.backend = Backend(ops or BACKENDS[backend].ops, loop or BACKENDS[backend].loop)
-        if self.backend.loop not in ("host", "device"):
-            raise RequestError(f"loop must be 'host' or 'device', not {loop!r}")
+        self.device = device_of(device)
+        self.dtype = dtype_of(dtype, self.device)
+        self.backend = backend_of({"backend": backend, "ops": ops, "loop": loop})
         operations = make_ops(self.backend.ops, self.device)
+        size = page_size or _PAGE_SIZE.get(self.device.type, 32)
+        flash = self._flash(attention, size)
         opened = [open_checkpoint(base if base is not None else "arith-base")]
         if oracle is not None:
             opened.append(open_checkpoint(oracle))
@@ -113,7 +115,6 @@ class Engine:
             _check_pair(opened, self.tokenizer)
         self.context = min(checkpoint.config.max_position_embeddings for checkpoint in opened)
         self.plan = self._plan_memory(opened, max_batch, max_length, kv_tokens)
-        size = page_size or _PAGE_SIZE.get(self.device.type, 32)
         runners = [
             Runner(
                 name,
@@ -121,6 +122,7 @@ class Engine:
                 operations,
                 pages=max(1, plan.kv_tokens // size),
                 page_size=size,
+                flash=flash,
             )
             for name, checkpoint, plan in zip((BASE, ORACLE), opened, self.plan.models, strict=False)
         ]
@@ -146,7 +148,23 @@ class Engine:
             pools = self.base.cache.pool, self.oracle.cache.pool if self.oracle else None
             self.scheduler = Scheduler(*pools, max_batch=max_batch, chunk=chunk)
             self.loop = Loop(self.base, self.oracle, self.scheduler, threads=threads)
+        self._closed = False
         self._owners: dict[int, deque[Sequence]] = {}  # where a running sequence's result is waited for
+
+    @property
+    def ops(self) -> str:
+        """Whose operations the models run on: torch or triton."""
+        return self.backend.ops
+
+    def _flash(self, attention: str, page_size: int) -> Flash | None:
+        if attention == "own":
+            return None
+        if attention != "flash":
+            raise RequestError(f"attention must be 'own' or 'flash', not {attention!r}")
+        if self.backend.loop != "device":
+            raise RequestError("attention='flash' belongs to the device loop: set loop='device' or backend='triton'")
+        check_flash(self.device, self.dtype, page_size)
+        return find_flash()
 
     def _plan_memory(
         self, opened: list[Checkpoint], max_batch: int, max_length: int | None, kv_tokens: int | None
@@ -219,8 +237,7 @@ class Engine:
                         text += decoder.flush()
                     yield Token(shown, token, text, (BASE, ORACLE)[sequence.sources[shown]])
                     shown += 1
-            result = make_result(sequence, self.tokenizer, self.base_model_id, self.oracle_model_id)
-            return result.raise_for_error()
+            return self._result(sequence).raise_for_error()
         finally:
             self._cancel(finished)
 
@@ -244,6 +261,24 @@ class Engine:
         """Cancel everything and give all pages back."""
         for sequence in (*self.scheduler.running, *self.scheduler.waiting):
             self._finish_now(sequence)
+
+    def close(self) -> None:
+        """Cancel everything and let go of models, caches and graphs; closing again does nothing."""
+        if self._closed:
+            return
+        self.loop.abandon()
+        self.reset()
+        self._closed = True
+        del self.loop, self.base, self.oracle
+        if self.device.type == "cuda":
+            gc.collect()  # graphs and the programs in them hold each other
+            torch.cuda.empty_cache()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     # --- inside ---
 
@@ -276,7 +311,7 @@ class Engine:
                 while finished:
                     pending -= 1
                     sequence = finished.popleft()
-                    yield make_result(sequence, self.tokenizer, self.base_model_id, self.oracle_model_id)
+                    yield self._result(sequence)
                 if pending:
                     self._tick()
                 elif exhausted:
@@ -284,15 +319,34 @@ class Engine:
         finally:
             self._cancel(finished)
 
+    def _result(self, sequence: Sequence) -> Result:
+        for runner, view in ((self.base, sequence.base), (self.oracle, sequence.oracle)):
+            if runner is not None and view.shared:
+                price = view.shared * runner.config.flops_per_token((view.shared + 1) / 2)
+                sequence.ledger.shared_flops += price
+        return make_result(sequence, self.tokenizer, self.base_model_id, self.oracle_model_id)
+
     def _tick(self) -> None:
         try:
             done = self.loop.tick()
-        except BaseException:
+        except BaseException as error:
             self.loop.abandon()
             self.reset()  # a forward that stopped half-way leaves caches that nobody may read
+            if isinstance(error, torch.OutOfMemoryError):
+                raise OutOfMemoryError(self._out_of_memory()) from error
             raise
         for sequence in done:
             self._owners.pop(id(sequence)).append(sequence)
+
+    def _out_of_memory(self) -> str:
+        scheduler, pool = self.scheduler, self.base.cache.pool
+        return "\n".join(
+            [
+                f"{self.device} ran out of memory in a step. Lower max_batch (now {scheduler.max_batch}) or kv_tokens "
+                f"(now {pool.capacity}), or chunk. The plan was:",
+                *self.plan.lines(),
+            ]
+        )
 
     def _submit(self, sequence: Sequence, finished: deque[Sequence]) -> None:
         self._owners[id(sequence)] = finished
@@ -318,6 +372,8 @@ class Engine:
         Raises:
             RequestError: a prompt or an option that these models cannot serve.
         """
+        if self._closed:
+            raise DodonaError("this engine is closed")
         c = request.c if request.c is not None else (DEFAULT_CONSULTS if self.oracle else 0)
         if self.oracle is None and c > 0:
             raise RequestError(f"c={c} consults need an oracle, and none is loaded: name one, or set c=0")
@@ -362,7 +418,26 @@ class Engine:
         return ids
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def backend_of(options: Mapping[str, Any]) -> Backend:
+    """What the options ``backend``, ``ops`` and ``loop`` of Engine come to.
+
+    Raises:
+        RequestError: there is no such backend or loop.
+    """
+    name, loop = options.get("backend") or "eager", options.get("loop")
+    if name not in BACKENDS:
+        raise RequestError(f"backend must be {' or '.join(map(repr, BACKENDS))}, not {name!r}")
+    if loop not in (None, "host", "device"):
+        raise RequestError(f"loop must be 'host' or 'device', not {loop!r}")
+    return Backend(options.get("ops") or BACKENDS[name].ops, loop or BACKENDS[name].loop)
+
+
+def device_of(device: str | torch.device | None) -> torch.device:
+    """The device that an option names.
+
+    Raises:
+        RequestError: it is unknown, or not here.
+    """
     try:
         chosen = (
             torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -376,7 +451,12 @@ def _device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+def dtype_of(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
+    """The dtype that an option names, or the device's own.
+
+    Raises:
+        RequestError: it is none that models run in.
+    """
     names = {"bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}
     names |= {"float32": torch.float32, "fp32": torch.float32}
     if dtype is None:

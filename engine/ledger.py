@@ -24,6 +24,7 @@ class Ledger:
     recomputed_tokens: int = 0  # tokens fed to either model again after a preemption, part of the counts above
     base_flops: float = 0.0
     oracle_flops: float = 0.0
+    shared_flops: float = 0.0  # that the shared tokens would have cost
     base_ms: float = 0.0  # wall time of the forwards, shared out by tokens fed
     oracle_ms: float = 0.0
 
@@ -39,8 +40,8 @@ class Ledger:
 
     @property
     def flops(self) -> float:
-        """Floating point operations of both models."""
-        return self.base_flops + self.oracle_flops
+        """Floating point operations of both models, as if nobody had shared the prompt: what this run alone costs."""
+        return self.base_flops + self.oracle_flops + self.shared_flops
 
     def as_dict(self) -> dict[str, float]:
         """The counts by name, for a record."""

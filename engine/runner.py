@@ -8,16 +8,20 @@ from torch import Tensor
 
 from dodona.engine.cache import Feed, PagedCache
 from dodona.engine.config import LlamaConfig
-from dodona.engine.llama import Llama
+from dodona.engine.flash import Flash, FlashGrid
+from dodona.engine.llama import Attention, Llama
 from dodona.engine.ops import Ops
 
 
 class Runner:
     """A model, its cache, and the count of what it ran."""
 
-    def __init__(self, name: str, model: Llama, ops: Ops, *, pages: int, page_size: int) -> None:
+    def __init__(
+        self, name: str, model: Llama, ops: Ops, *, pages: int, page_size: int, flash: Flash | None = None
+    ) -> None:
         self.name, self.model, self.ops = name, model.prepare(ops), ops
         self.cache = PagedCache(model.config, pages=pages, page_size=page_size, dtype=model.dtype, device=model.device)
+        self._flash = flash
         self.forwards = 0
         self.tokens = 0
 
@@ -38,6 +42,12 @@ class Runner:
         self.tokens += batch.tokens
         hidden: Tensor = self.model(batch.ids_T, batch, batch.wanted_N)
         return hidden
+
+    def grid(self, slots_M: Tensor, starts_M: Tensor, queries: int, pages: int) -> Attention:
+        """The attention of a forward of fixed shape: ``queries`` tokens for each slot, from position ``starts`` on."""
+        if self._flash is not None:
+            return FlashGrid(self._flash, self.cache, slots_M, starts_M, queries)
+        return self.ops.grid(self.cache, slots_M, starts_M, queries, pages)
 
     def catch_up(self, slot: int, ids: Sequence[int]) -> Tensor:
         """Feed a slot what it lacks of ``ids``; returns the next token's logits ``[V]``.

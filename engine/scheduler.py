@@ -57,7 +57,9 @@ class Lane:
         else:
             length = min(len(sequence.prompt), sequence.first_wanted(view))
             view.slot = self.pool.fork(shared, length)
-            sequence.ledger.shared_tokens += max(0, length - view.high)
+            new = max(0, length - view.high)
+            view.shared += new
+            sequence.ledger.shared_tokens += new
             view.high = max(view.high, length)
 
     def share(self, sequence: Sequence) -> None:

@@ -29,6 +29,7 @@ class View:
 
     slot: int | None = None  # of the model's cache; None: nothing cached (yet, or since a preemption)
     recorded: int = 0  # generated positions whose distribution is known
+    shared: int = 0  # tokens that came with another sequence's pages
     high: int = 0  # the longest prefix ever fed, to tell recomputed tokens from new ones
 
 

@@ -125,7 +125,7 @@ class Step:
         offsets_n = torch.arange(n, device=device)
         places_Mn = (start.unsqueeze(1) + offsets_n).clamp(max=self.seats.length)
         ids_Mn = self.seats.ids[rows_M.unsqueeze(1), places_Mn].masked_fill(offsets_n >= fed.unsqueeze(1), 0)
-        grid = self.runner.ops.grid(self.runner.cache, state[self.slot], start, n, shape.pages)
+        grid = self.runner.grid(state[self.slot], start, n, shape.pages)
         scored_Mw = fed.unsqueeze(1) + torch.arange(-shape.scored, 0, device=device)
         wanted_N = None
         if shape.scored != n or n > 1:

@@ -31,7 +31,7 @@ setup(
     # The embedded checkpoints are data, not packages; package_data carries them.
     packages=find_namespace_packages(
         include=["dodona", "dodona.*"],
-        exclude=["*.__pycache__", "dodona.engine.embedded", "dodona.engine.embedded.*"],
+        exclude=["*.__pycache__", "dodona.engine.embedded", "dodona.engine.embedded.*", "dodona.eval.viewer.page"],
     ),
     include_package_data=False,
     package_data={
@@ -39,6 +39,8 @@ setup(
         "dodona.engine": ["embedded/**"],
         "dodona.kernels": ["*.json"],
         "dodona.bench": ["results/*.json"],
+        "dodona.eval.viewer": ["page/*"],
+        "dodona.eval.report": ["page.css", "page.js"],
     },
     entry_points={"console_scripts": ["dodona = dodona.cli:main"]},
     install_requires=[
@@ -50,10 +52,13 @@ setup(
         "safetensors>=0.4.3",
         "huggingface_hub>=0.34",
         "sympy>=1.13",
+        "mpmath>=1.3",
+        "math-verify>=0.9,<0.10",  # its converter's internals are used, and it names the latex2sympy2_extended it needs
         "datasets>=3.0",
         "pyarrow>=16",
         "gguf>=0.10",
         "tqdm>=4.66",
+        "tomli>=2.0; python_version < '3.11'",
     ],
     extras_require={
         "flash": ["flash-attn>=2.7"],
@@ -63,6 +68,9 @@ setup(
             "pytest>=8",
             "hypothesis>=6.100",
             "scipy>=1.11",
+            "selenium>=4.20",
+            "statsmodels>=0.14",
+            "matplotlib>=3.8",
             "ruff>=0.12,<0.18",
             "mypy>=1.15,<2.5",
             "build>=1.2",

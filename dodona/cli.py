@@ -34,6 +34,11 @@ class Group(NamedTuple):
 COMMANDS: dict[str, Command | Group] = {
     "generate": Command("dodona.eval.commands.generate", "write one text with both models"),
     "eval": Command("dodona.eval.commands.evaluate", "measure accuracy over a grid of c, k and triggers"),
+    "report": Command("dodona.eval.commands.report", "tables, plots and a page from record files"),
+    "compare": Command("dodona.eval.commands.compare", "two sets of runs on the same problems, problem by problem"),
+    "grade": Command("dodona.eval.commands.grade", "grade records again, or any predictions, without generating"),
+    "sweep": Command("dodona.eval.commands.sweep", "run a study from a file: models x tasks x a grid"),
+    "view": Command("dodona.eval.commands.view", "a page that shows runs token by token"),
     "demo": Command("dodona.eval.commands.demo", "show what it does, on models that come with it"),
     "env": Command("dodona.eval.commands.env", "versions, devices, and whether two models would fit"),
     "bench": Group(

@@ -1,99 +1,269 @@
-"""Replaying a trigger over a recorded trace: the same text, the same decisions, without a model.
+"""Replaying a trigger over recorded sequences: the same text, the same decisions, without a model.
 
-At every position where the run asked its trigger, the counters are rebuilt from what was written before it, and the
-program runs over all positions at once. With the run's own trigger and budget the result is the consults that happened;
-with another trigger it is exact up to the first consult that differs.
+The recorded text is taken as it is, and the trigger walks over it with its own consults, bursts and counters: where it
+would have been asked, whether it fires, and which positions its burst then covers. Up to the first consult that differs
+from the recorded ones that is what a run would have done, exactly; beyond it a run would have read another text, and
+the replay says what the trigger does on this one. ``first_change`` tells the two apart.
+
+Signals are computed per position whatever wrote it, moving averages too, so a trigger over these alone (and `position`,
+`u`, `c`, `max_new_tokens`) fires at fixed positions, and many thresholds are cheap. The counters `since_consult`,
+`consults`, `base_run` and `boundary` depend on the consults before: a trigger that reads one is walked token by token,
+all sequences at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from dodona.engine.recording import Recording, recording_of
 from dodona.engine.trigger import Trigger, ema_column, ema_step, parse_trigger
 
 Array = np.ndarray[Any, Any]
 
+STATEFUL: Final = frozenset({"since_consult", "consults", "base_run", "boundary"})
 
-def decision_mask(trace: Mapping[str, Array]) -> Array:
-    """Bool by position: whether a trigger was asked there.
 
-    Before the commit, that is everywhere but inside a burst; after it, at base tokens that did not end the text.
+class Consults(NamedTuple):
+    """Consults, in the order of the tokens."""
+
+    start: Array  # [M] int64: the first token of each burst, counted over all sequences
+    length: Array  # [M] int64: tokens of the burst
+    sequence: Array  # [M] int64
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What differs from how the sequences were run; None: nothing."""
+
+    c: float | None = None
+    k: float | None = None
+    max_oracle_tokens: float | None = None
+    when: str | None = None
+
+
+def recorded_consults(recording: Recording) -> Consults:
+    """The consults that happened."""
+    start = np.flatnonzero(recording.starts)
+    # A burst ends where the base goes on, another one begins, or the sequence ends.
+    ends = np.flatnonzero(np.concatenate((~recording.oracle | recording.starts, [True])))
+    sequence = np.searchsorted(recording.edges, start, side="right") - 1
+    stop = np.minimum(ends[np.searchsorted(ends, start, side="right")], recording.edges[sequence + 1])
+    return Consults(start, stop - start, sequence)
+
+
+class Replayer:
+    """Replays triggers over a recording, under one budget.
+
+    Args:
+        recording: what was run.
+        budget: what is to differ.
     """
-    oracle = trace["source"] == "oracle"
-    if trace["when"][0] == "after":
-        asked: Array = ~oracle
-        asked[-1] = False
-        return asked
-    consult = np.where(oracle, trace["consult"], -1)
-    first: Array = oracle & (np.diff(consult, prepend=-1) != 0)
-    either: Array = ~oracle | first
-    return either
+
+    def __init__(self, recording: Recording, budget: Budget = Budget()) -> None:
+        self.recording, self.budget = recording, budget
+        settings = recording.settings
+        given = {"c": budget.c, "k": budget.k, "max_oracle_tokens": budget.max_oracle_tokens}
+        self.c, self.k, self.cap = (
+            settings[name].astype(np.float64) if value is None else np.full(len(recording.runs), float(value))
+            for name, value in given.items()
+        )
+        self.after = recording.after if budget.when is None else np.full(len(recording.runs), budget.when == "after")
+        self._columns: dict[str, Array] = {}
+
+    def consults(self, trigger: str | Trigger) -> Consults:
+        """The consults that the trigger makes on the recorded text.
+
+        Raises:
+            DodonaError: the trigger cannot be read, or needs a column that was not recorded.
+        """
+        program = parse_trigger(trigger, offline=True)
+        if STATEFUL.isdisjoint(program.names):
+            starts, lengths = self._from_fires(self.fired(program))
+        else:
+            starts, lengths = self._walked(program)
+        order = np.argsort(starts)
+        starts, lengths = starts[order], lengths[order]
+        return Consults(starts, lengths, np.searchsorted(self.recording.edges, starts, side="right") - 1)
+
+    def fired(self, trigger: str | Trigger) -> Array:
+        """[N] bool: whether a trigger that reads none of ``STATEFUL`` fires, were it asked.
+
+        Raises:
+            DodonaError: as ``consults``.
+        """
+        program = parse_trigger(trigger, offline=True)
+        assert STATEFUL.isdisjoint(program.names)
+        fires: Array = program.decide({name: self.column(name) for name in _needed(program)})
+        return fires
+
+    def column(self, name: str) -> Array:
+        """[N] float32: a signal, a moving average by its ``ema_column``, or a counter that no consult changes.
+
+        Raises:
+            DodonaError: it was not recorded.
+        """
+        if name not in self._columns:
+            self._columns[name] = self._made(name)
+        return self._columns[name]
+
+    def _made(self, name: str) -> Array:
+        recording = self.recording
+        if name == "position":
+            return recording.position.astype(np.float32)
+        if name in ("c", "max_new_tokens"):
+            values = self.c if name == "c" else recording.settings[name]
+            return np.repeat(values.astype(np.float32), recording.lengths)
+        if name.startswith("ema("):
+            signal, decay = name[4:-1].rsplit(",", 1)
+            return self._averaged(recording.column(signal), float(decay))
+        return recording.column(name)
+
+    def _averaged(self, values: Array, decay: float) -> Array:
+        """The moving average over each sequence, all of them at once."""
+        by_time, result = values[self._by_time], np.empty_like(values)
+        previous = np.full(len(self.recording.runs), np.nan, dtype=np.float32)
+        for time in range(len(self._times) - 1):
+            step = slice(self._times[time], self._times[time + 1])
+            count = step.stop - step.start
+            previous[:count] = ema_step(previous[:count], by_time[step], decay)
+            result[self._by_time[step]] = previous[:count]
+        return result
+
+    @cached_property
+    def _longest_first(self) -> Array:
+        return np.argsort(-self.recording.lengths, kind="stable")
+
+    @cached_property
+    def _times(self) -> Array:
+        """Where the tokens of each position begin in ``_by_time``."""
+        lengths = self.recording.lengths
+        counts = np.bincount(lengths, minlength=1)[::-1].cumsum()[::-1][1:]  # sequences that reach a position
+        return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+
+    @cached_property
+    def _by_time(self) -> Array:
+        """[N] the tokens ordered by position, those of one position by the length of their sequence."""
+        lengths, order = self.recording.lengths, self._longest_first
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        return np.lexsort((np.repeat(rank, lengths), self.recording.position))
+
+    def _from_fires(self, fires: Array) -> tuple[Array, Array]:
+        """Starts and lengths of the consults where a trigger fires at fixed positions."""
+        edges, tokens = self.recording.edges, self.recording.tokens
+        if not tokens:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        if not self.after.any() and (self.k == 1).all() and np.isinf(self.cap).all():
+            made = np.cumsum(fires)
+            last = np.concatenate(([0], made))[edges[:-1]] + self.c  # of each sequence, counted over all of them
+            starts = np.flatnonzero(fires & (made <= np.repeat(last, self.recording.lengths)))
+            return starts, np.ones_like(starts)
+        places = np.where(fires, np.arange(tokens), tokens)
+        following = np.append(np.minimum.accumulate(places[::-1])[::-1], tokens)  # the next token that fires
+        active = np.arange(len(self.recording.runs))
+        position, stop, shift = edges[:-1].copy(), edges[1:], self.after.astype(np.int64)
+        made, written = np.zeros(len(active)), np.zeros(len(active))
+        starts_found, lengths_found = [], []
+        while len(active):
+            room = np.minimum(self.k[active], self.cap[active] - written[active])
+            start = following[position[active]] + shift[active]
+            valid = (made[active] < self.c[active]) & (room > 0) & (start < stop[active])
+            active, start, room = active[valid], start[valid], room[valid]
+            length = np.minimum(room, stop[active] - start).astype(np.int64)
+            starts_found.append(start)
+            lengths_found.append(length)
+            made[active] += 1
+            written[active] += length
+            position[active] = start + length
+        return np.concatenate(starts_found), np.concatenate(lengths_found)
+
+    def _walked(self, program: Trigger) -> tuple[Array, Array]:
+        """Starts and lengths of the consults of any trigger: token by token, all sequences at once."""
+        recording, order = self.recording, self._longest_first
+        lengths, edges = recording.lengths[order], recording.edges[:-1][order]
+        c, k, cap, after = (values[order] for values in (self.c, self.k, self.cap, self.after))
+        own = getattr(program, "step_size", None)
+        steps = recording.settings["step_size"][order] if own is None else np.full(len(order), own, dtype=np.float32)
+        fixed = {name: self.column(name)[self._by_time] for name in _needed(program) if name not in STATEFUL}
+        made, written = np.zeros(len(order)), np.zeros(len(order))
+        last_start = np.full(len(order), -np.inf)
+        free = np.zeros(len(order), dtype=np.int64)  # the first position after the last burst
+        found: list[tuple[Array, Array]] = []
+        for time in range(len(self._times) - 1):
+            step = slice(self._times[time], self._times[time + 1])
+            here = slice(0, step.stop - step.start)
+            start = time + after[here].astype(np.int64)
+            room = np.minimum(np.minimum(k[here], cap[here] - written[here]), lengths[here] - start)
+            asked = (free[here] <= time) & (made[here] < c[here]) & (room > 0)
+            if not asked.any():
+                continue
+            base_run = (time - free[here]).astype(np.float32)
+            counters = {
+                "since_consult": (time - last_start[here]).astype(np.float32),
+                "consults": made[here].astype(np.float32),
+                "base_run": base_run,
+                "boundary": base_run % steps[here] == 0,
+            }
+            columns = {name: values[step] for name, values in fixed.items()}
+            fires = np.flatnonzero(asked & program.decide(columns | counters))
+            if len(fires):
+                burst = room[fires].astype(np.int64)
+                found.append((edges[fires] + start[fires], burst))
+                made[fires] += 1
+                written[fires] += burst
+                last_start[fires] = start[fires]
+                free[fires] = start[fires] + burst
+        starts = [start for start, _ in found] or [np.zeros(0, dtype=np.int64)]
+        bursts = [burst for _, burst in found] or [np.zeros(0, dtype=np.int64)]
+        return np.concatenate(starts), np.concatenate(bursts)
 
 
-def counters(trace: Mapping[str, Array], step_size: int | None = None) -> dict[str, Array]:
-    """The trigger's counters at every position, float32, as they were in the run."""
-    oracle = trace["source"] == "oracle"
-    position = np.arange(len(oracle))
-    consult = np.where(oracle, trace["consult"], -1)
-    starts = oracle & (np.diff(consult, prepend=-1) != 0)
-    last_start = _previous(np.where(starts, position, -1))
-    last_oracle = _previous(np.where(oracle, position, -1))
-    base_run = position - last_oracle - 1
-    columns: dict[str, Array] = {
-        "position": position,
-        "max_new_tokens": trace["max_new_tokens"],
-        "since_consult": np.where(last_start >= 0, position - last_start, np.inf),
-        "consults": np.cumsum(starts) - starts,
-        "c": trace["c"],
-        "boundary": base_run % (step_size or int(trace["step_size"][0])) == 0,
-        "base_run": base_run,
-        "u": trace["u"],
-    }
-    return {name: np.asarray(column, dtype=np.float32) for name, column in columns.items()}
+def first_change(recording: Recording, consults: Consults) -> Array:
+    """[S] the first position at which a run with these consults would have differed; the length where none would."""
+    recorded = recorded_consults(recording)
+    sequences = len(recording.runs)
+    there, here = (np.bincount(which.sequence, minlength=sequences) for which in (recorded, consults))
+    offset_there, offset_here = (np.concatenate(([0], np.cumsum(counts))) for counts in (there, here))
+    ordinal = np.arange(len(consults.start)) - offset_here[consults.sequence]
+    paired = ordinal < there[consults.sequence]
+    partner = (offset_there[consults.sequence] + ordinal)[paired]
+    start, length = consults.start[paired], consults.length[paired]
+    same_start = recorded.start[partner] == start
+    differs = ~(same_start & (recorded.length[partner] == length))
+    change = np.where(
+        same_start,
+        start + np.minimum(recorded.length[partner], length),
+        np.minimum(recorded.start[partner], start),
+    )
+    first = recording.edges[1:].copy()
+    np.minimum.at(first, consults.sequence[paired][differs], change[differs])
+    # A consult beyond those of the other side is a change of its own.
+    np.minimum.at(first, consults.sequence[~paired], consults.start[~paired])
+    extra = np.arange(len(recorded.start)) - offset_there[recorded.sequence] >= here[recorded.sequence]
+    np.minimum.at(first, recorded.sequence[extra], recorded.start[extra])
+    first -= recording.edges[:-1]
+    return first
 
 
-def fired(trace: Mapping[str, Array], trigger: str | Trigger) -> Array:
-    """Bool by position: whether the trigger says to consult there, were it asked."""
-    when = str(trace["when"][0])
-    program = parse_trigger(trigger, when="after" if when == "after" else "before", offline=True)
-    columns = counters(trace, program.step_size)
-    columns |= {name: np.asarray(trace[name], dtype=np.float32) for name in program.names if name not in columns}
-    for signal, decay in program.emas:
-        columns[ema_column(signal, decay)] = _ema(np.asarray(trace[signal], dtype=np.float32), decay)
-    result: Array = program.decide(columns)
-    return result
-
-
-def replay(trace: Mapping[str, Array], trigger: str | Trigger | None = None) -> list[int]:
+def replay(trace: Mapping[str, Array], trigger: str | Trigger | None = None, budget: Budget = Budget()) -> list[int]:
     """Generated-token index of the first oracle token of each consult that the trigger would have made.
 
     Args:
         trace: one sequence's columns (``trace.read_traces``).
         trigger: default the run's own.
+        budget: default the run's own.
     """
-    asked = decision_mask(trace) & fired(trace, str(trace["trigger"][0]) if trigger is None else trigger)
-    columns = counters(trace)
-    oracle = trace["source"] == "oracle"
-    cap = float(trace["max_oracle_tokens"][0])
-    room = np.full(len(oracle), trace["k"][0] > 0)
-    if cap == cap:
-        room &= (np.cumsum(oracle) - oracle) < cap
-    asked &= room & (columns["consults"] < columns["c"])
-    after = trace["when"][0] == "after"
-    return [int(position) + int(after) for position in np.flatnonzero(asked)]
+    recording = recording_of(trace)
+    own = recording.runs[0].trigger
+    found = Replayer(recording, budget).consults(own if trigger is None else trigger)
+    return [int(start) for start in found.start]
 
 
-def _previous(marks: Array) -> Array:
-    """The largest mark at an earlier position, -1 where there is none."""
-    return np.concatenate(([-1], np.maximum.accumulate(marks)[:-1])) if len(marks) else marks
-
-
-def _ema(values: Array, decay: float) -> Array:
-    out = np.empty_like(values)
-    previous = np.float32(np.nan)
-    for index, value in enumerate(values):
-        out[index] = previous = ema_step(previous, value, decay)
-    return out
+def _needed(program: Trigger) -> list[str]:
+    averages = (ema_column(signal, decay) for signal, decay in program.emas)
+    return [*sorted(program.names | {"position"}), *averages]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from dodona.engine.request import Request, When
 from dodona.engine.result import json_number
+
+_LONGEST_SLUG = 100  # characters; file systems take 255 bytes, the shard's number and the ending among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +37,32 @@ class Arm:
         trigger = re.sub(r"\s*([<>=!+*/(),-]+)\s*", r"\1", " ".join(self.trigger.split()))
         return f"c={json_number(self.c)} k={json_number(self.k)} {trigger} {self.when} seed={self.seed}"
 
+    @property
+    def slug(self) -> str:
+        """The name as part of a file's name: ``c=5_k=10_random_before_seed=0``; a hash tells apart what looks alike."""
+        name = self.name
+        plain = re.sub(r"[^A-Za-z0-9=.-]+", "_", name)
+        if plain.replace("_", " ") == name and len(plain) <= _LONGEST_SLUG:
+            return plain
+        return f"{plain[:_LONGEST_SLUG]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
     def fields(self) -> dict[str, Any]:
         """The arm as fields of Request."""
         return asdict(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: its name and its fields, an infinite budget as the text ``inf``."""
+        return {"arm": self.name} | self.fields() | {"c": json_number(self.c), "k": json_number(self.k)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Arm:
+        """The arm of which ``as_dict`` made this.
+
+        Raises:
+            KeyError, ValueError, TypeError: something else made it.
+        """
+        c, k = (float("inf") if fields[name] == "inf" else fields[name] for name in ("c", "k"))
+        return cls(c, k, str(fields["trigger"]), fields["when"], int(fields["seed"]))
 
 
 def grid(

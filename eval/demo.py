@@ -19,8 +19,10 @@ from dodona.engine.sequence import ORACLE
 from dodona.eval.arms import Arm, grid
 from dodona.eval.run import Experiment, Run, graded_record
 from dodona.eval.show import Marks, marked
+from dodona.eval.store import Place, Store
 from dodona.eval.summary import ArmSummary, Rate, aligned, percent, summarise
-from dodona.eval.tasks import TASKS, Problem, Task
+from dodona.eval.tasks.names import task_named
+from dodona.eval.tasks.problem import Problem, Selection, Task
 
 ENTROPY_TRIGGER = "entropy > 0.5"
 TRIGGERS = ("random", ENTROPY_TRIGGER)
@@ -38,9 +40,9 @@ TEXT_PROMPTS = ("What is gravity?", "Explain what a computer program is to a chi
 Bar = Callable[[int, str], AbstractContextManager[Any]]  # (total, label) -> something with update()
 
 
-def where(file: RecordFile) -> str:
+def where(path: Path) -> str:
     """What the user should know about the records."""
-    return f"The records are in {file.path}, one JSON object a line; each demo writes a new file unless one is named."
+    return f"The records are in {path}, one JSON object a line; each demo writes a new file unless one is named."
 
 
 def records_path(name: str) -> Path:
@@ -48,9 +50,9 @@ def records_path(name: str) -> Path:
     return Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl"
 
 
-def demo(engine: Engine, file: RecordFile, count: int, marks: Marks, bar: Bar) -> None:
+def demo(engine: Engine, path: Path, count: int, marks: Marks, bar: Bar) -> None:
     """One transcript, then the c x k table of ``count`` problems."""
-    task = TASKS["arith"]
+    task = task_named("arith")
     say("Guided decoding: a small base model writes; where a trigger fires, a larger oracle writes k tokens, at most c")
     say(f"times. Base: {_parameters(engine, 0)}; oracle: {_parameters(engine, 1)}; on {engine.device}.")
 
@@ -65,18 +67,20 @@ def demo(engine: Engine, file: RecordFile, count: int, marks: Marks, bar: Bar) -
     say("\n" + "\n".join(consult_lines(engine, guided)))
 
     heading(f"2. Accuracy on {count} held-out problems")
-    problems = task.problems(count)
+    problems = task.load(Selection(num_samples=count))
     arms = [*grid((0, *CS), KS, TRIGGERS, ("before",), (0,)), ORACLE_ALONE]
-    job = Run(engine, Experiment(task, problems, arms), file)
-    started, tokens = time.perf_counter(), 0
-    with bar(job.left, "problems x arms") as progress:
-        for done in job.finish():
-            tokens += done.row.tokens
-            progress.update()
+    experiment = Experiment(task, problems, arms)
+    with Store(Place(path, folder=False), experiment.config(engine), arms, problems) as store:
+        job = Run(experiment, store)
+        started, tokens = time.perf_counter(), 0
+        with bar(job.left, "problems x arms") as progress:
+            for done in job.finish(engine):
+                tokens += done.row.tokens
+                progress.update()
     seconds = time.perf_counter() - started
     say("\n".join(grid_lines(summarise(arms, problems, job.rows.values()))))
     say(f"\n{tokens} tokens in {seconds:.0f} s: {tokens / seconds:.0f} tokens/s")
-    say(where(file))
+    say(where(path))
 
     heading("3. Go on")
     say(f"  dodona generate '{problem.prompt}' --c 2 --k 5 --trigger '{ENTROPY_TRIGGER}' --verbose")
@@ -106,7 +110,7 @@ def demo_text(engine: Engine, file: RecordFile, marks: Marks) -> None:
             say(_indented(marked(result.segments, marks)) + "\n")
             if 0 < arm.c < math.inf:
                 say("\n".join(consult_lines(engine, result)) + "\n")
-    say(where(file))
+    say(where(file.path))
 
 
 def telling_problem(engine: Engine, task: Task) -> tuple[Problem, Result, Result]:
@@ -114,7 +118,7 @@ def telling_problem(engine: Engine, task: Task) -> tuple[Problem, Result, Result
 
     Where there is none among the first ``CANDIDATES`` it is the first of them.
     """
-    problems = task.problems(CANDIDATES, levels=(4, 5))
+    problems = task.load(Selection(num_samples=CANDIDATES, levels=(4, 5)))
     experiment = Experiment(task, problems, [BASE_ALONE, GUIDED])
     requests = [experiment.request(arm, problem) for problem in problems for arm in experiment.arms]
     results = {result.request.id: result.raise_for_error() for result in engine.generate(iter(requests))}
@@ -185,7 +189,7 @@ def _correct(task: Task, problem: Problem, result: Result) -> bool:
 
 
 def _verdict(task: Task, problem: Problem, result: Result) -> str:
-    answer = task.parse(result.text)
+    answer = task.judge(result.text, problem).extracted
     found = "no answer" if answer is None else answer
     return f": {found}, which is {'right' if _correct(task, problem, result) else 'wrong'}"
 

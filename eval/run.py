@@ -4,32 +4,49 @@ Requests are problem-major, so that the arms of a problem run beside each other 
 arms of a problem draw with its id as their key, so that they differ by what they do and not by luck (common random
 numbers).
 
-The records' file begins with a header that says what its runs have in common. The same command again reads the file
-and goes on; more arms or more problems of the same kind go into the same file.
+What is written down already is not run again: the same command goes on where an earlier one stopped, and more arms or
+more problems of the same kind go to the same place.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
-from dodona import __version__
+import torch
+
 from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError
-from dodona.engine.records import RecordFile
 from dodona.engine.request import Request
 from dodona.engine.result import Result, json_number
 from dodona.eval.arms import Arm
-from dodona.eval.summary import Row, row_of
-from dodona.eval.tasks import Problem, Task
+from dodona.eval.grading import Verdict
+from dodona.eval.rows import Row
+from dodona.eval.store import Store
+from dodona.eval.tasks.problem import Problem, Task
 
-SCHEMA_VERSION = 1
-_OF_AN_ARM = {"prompt", "id", "key", "sample", *(f.name for f in dataclasses.fields(Arm))}
+# Fields of Request that an experiment sets for each run; all others are the same for all of its runs.
+PER_RUN: Final = frozenset({"prompt", "id", "key", "sample", *(f.name for f in dataclasses.fields(Arm))})
+
+
+class Pair(Protocol):
+    """What a configuration says of the models; Engine has it, and so have models that are not loaded."""
+
+    @property
+    def base_model_id(self) -> str: ...
+    @property
+    def oracle_model_id(self) -> str | None: ...
+    @property
+    def identities(self) -> list[str]: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def ops(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,7 @@ class Experiment:
         options: fields of Request that hold for every run (max_new_tokens, temperature, stop, ...).
 
     Raises:
-        DodonaError: an option out of range.
+        DodonaError: an option out of range, or two problems of one id.
     """
 
     task: Task
@@ -51,36 +68,44 @@ class Experiment:
     def __post_init__(self) -> None:
         for arm in self.arms:
             Request(prompt="", **arm.fields(), **self.options)
+        seen: set[str] = set()
+        for problem in self.problems:
+            if problem.problem_id in seen:
+                raise DodonaError(f"{self.task.name} has two problems with the id {problem.problem_id!r}")
+            seen.add(problem.problem_id)
 
     @property
     def size(self) -> int:
         """Runs asked for."""
         return len(self.arms) * len(self.problems)
 
+    @property
+    def shape(self) -> str:
+        """``5 arms x 100 problems = 500 runs``."""
+        counts = ((len(self.arms), "arm"), (len(self.problems), "problem"), (self.size, "run"))
+        arms, problems, runs = (f"{count} {name}{'' if count == 1 else 's'}" for count, name in counts)
+        return f"{arms} x {problems} = {runs}"
+
     def request(self, arm: Arm, problem: Problem) -> Request:
         """The request of one run."""
         run_id = json.dumps([arm.name, problem.problem_id])
-        return Request(prompt=problem.prompt, id=run_id, key=problem.problem_id, **arm.fields(), **self.options)
+        options = {**self.options, "raw": problem.raw or self.options.get("raw", False)}
+        return Request(prompt=problem.prompt, id=run_id, key=problem.problem_id, **arm.fields(), **options)
 
-    def config(self, engine: Engine) -> dict[str, Any]:
-        """What all records of one file share: task, models and options. Arms and problems may be added later."""
+    def config(self, models: Pair) -> dict[str, Any]:
+        """What all records share: task, recipe, models and options. Arms and problems may be added later."""
         common = Request(prompt="", **self.options)
-        options = {f.name: getattr(common, f.name) for f in dataclasses.fields(Request) if f.name not in _OF_AN_ARM}
+        options = {f.name: getattr(common, f.name) for f in dataclasses.fields(Request) if f.name not in PER_RUN}
         return {
             "dataset": self.task.name,
-            "base_model_id": engine.base_model_id,
-            "oracle_model_id": engine.oracle_model_id,
-            "weights": list(engine.identities),
-            "dtype": str(engine.dtype).removeprefix("torch."),
-            "device": engine.device.type,
+            "recipe": self.task.recipe.name,
+            "base_model_id": models.base_model_id,
+            "oracle_model_id": models.oracle_model_id,
+            "weights": list(models.identities),
+            "dtype": str(models.dtype).removeprefix("torch."),
+            "device": models.device.type,
+            "ops": models.ops,
         } | {name: _json_value(value) for name, value in options.items()}
-
-
-def default_path(experiment: Experiment, engine: Engine) -> Path:
-    """``runs/<dataset>-<base>-<oracle>.jsonl``, with what is no part of a file's name replaced."""
-    models = [name for name in (engine.base_model_id, engine.oracle_model_id) if name is not None]
-    names = [re.sub(r"[^\w.@=,-]+", "-", Path(name).name) for name in models]
-    return Path("runs") / f"{'-'.join([experiment.task.name, *names])}.jsonl"
 
 
 class Finished(NamedTuple):
@@ -91,93 +116,87 @@ class Finished(NamedTuple):
 
 
 class Run:
-    """An experiment on its file: what is there already, and what is left to do.
+    """An experiment and its records: what there is already, and what this process has still to do."""
 
-    Raises:
-        DodonaError: the file belongs to another experiment, or an arm needs what this engine has not.
-    """
+    def __init__(self, experiment: Experiment, store: Store) -> None:
+        self.experiment, self.store = experiment, store
 
-    def __init__(self, engine: Engine, experiment: Experiment, file: RecordFile) -> None:
-        _check_arms(engine, experiment.arms)
-        self.engine, self.experiment, self.file = engine, experiment, file
-        self.rows: dict[tuple[str, str], Row] = {}
-        wanted = {(arm.name, problem.problem_id) for arm in experiment.arms for problem in experiment.problems}
-        records = file.read()
-        header = next(records, None)
-        config = experiment.config(engine)
-        if header is None:
-            file.append({"header": {"schema": SCHEMA_VERSION, "dodona": __version__, "config": config}})
-        else:
-            _check_header(header, config, file.path)
-        for record in records:
-            row = row_of(record)
-            if (row.arm, row.problem_id) in wanted:
-                self.rows.setdefault((row.arm, row.problem_id), row)
+    @property
+    def rows(self) -> dict[tuple[str, str], Row]:
+        """What is written down of the experiment, by arm and problem id."""
+        return self.store.rows
+
+    @property
+    def size(self) -> int:
+        """Runs of this process, those that are done included."""
+        return len(self.experiment.arms) * len(self.store.shard.of(self.experiment.problems))
 
     @property
     def left(self) -> int:
-        """Runs still to do."""
-        return self.experiment.size - len(self.rows)
+        """Runs that this process has still to do."""
+        return sum(1 for _ in self._left())
 
-    def finish(self) -> Iterator[Finished]:
+    def finish(self, engine: Engine) -> Iterator[Finished]:
         """Do what is left; each run comes once its record is on the disk.
 
         Raises:
-            DodonaError: the records cannot be written. What failed in one run is in its record instead.
+            DodonaError: an arm needs what this engine has not, or the records cannot be written. What failed in one run
+                is in its record instead.
         """
+        check_arms(self.experiment.arms, guided=engine.oracle is not None)
         running: dict[str, tuple[Arm, Problem]] = {}
 
         def requests() -> Iterator[Request]:
-            for problem in self.experiment.problems:
-                for arm in self.experiment.arms:
-                    if (arm.name, problem.problem_id) not in self.rows:
-                        request = self.experiment.request(arm, problem)
-                        assert request.id is not None
-                        running[request.id] = arm, problem
-                        yield request
+            for arm, problem in self._left():
+                request = self.experiment.request(arm, problem)
+                assert request.id is not None
+                running[request.id] = arm, problem
+                yield request
 
-        for result in self.engine.generate(requests()):
+        for result in engine.generate(requests()):
             assert result.request.id is not None
             arm, problem = running.pop(result.request.id)
             record = graded_record(self.experiment.task, arm, problem, result)
-            self.file.append(record)
-            row = self.rows[arm.name, problem.problem_id] = row_of(record)
-            yield Finished(row, result)
+            yield Finished(self.store.append(record), result)
+
+    def _left(self) -> Iterator[tuple[Arm, Problem]]:
+        for problem in self.store.shard.of(self.experiment.problems):
+            for arm in self.experiment.arms:
+                if (arm.name, problem.problem_id) not in self.rows:
+                    yield arm, problem
 
 
 def graded_record(task: Task, arm: Arm, problem: Problem, result: Result) -> dict[str, Any]:
     """The record of one run. A run that failed or was cut off by the token limit is wrong, whatever it says."""
-    answer = task.parse(result.text)
+    try:
+        verdict = task.judge(result.text, problem)
+    except DodonaError as error:  # a gold answer that nothing can be compared with: one problem's fault, not the run's
+        verdict = Verdict(False, None, "", str(error))
     whole = result.error is None and result.finish_reason != "length"
     return result.record() | {
         "problem_id": problem.problem_id,
         "level": problem.level,
+        "subject": problem.subject,
         "arm": arm.name,
+        "prompt_tokens": len(result.prompt_ids),
         "ground_truth": problem.gold,
-        "parsed_answer": answer,
-        "correct": whole and task.is_correct(answer, problem.gold),
+        **({"also": list(problem.also)} if problem.also else {}),
+        "parsed_answer": verdict.extracted,
+        "correct": whole and verdict.correct,
+        "grade_method": verdict.method,
+        "grade_reason": verdict.reason,
     }
 
 
-def _check_arms(engine: Engine, arms: Sequence[Arm]) -> None:
+def check_arms(arms: Sequence[Arm], *, guided: bool) -> None:
+    """Refuse arms that consult where there is no oracle.
+
+    Raises:
+        DodonaError: naming the first of them.
+    """
     for arm in arms:
-        if not arm.alone and engine.oracle is None:
+        if not arm.alone and not guided:
             raise DodonaError(f"the arm {arm.name!r} needs an oracle: name one with --oracle-model, or ask for --c 0")
-
-
-def _check_header(header: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
-    if "header" not in header:
-        raise DodonaError(f"{path} holds records that `dodona eval` did not write: give another --output-file")
-    if header["header"].get("schema") != SCHEMA_VERSION:
-        raise DodonaError(f"{path} was written by another version of dodona: give another --output-file")
-    there = header["header"]["config"]
-    differences = [
-        f"{name} is {there.get(name)!r} there and {config.get(name)!r} here"
-        for name in {**config, **there}
-        if there.get(name) != config.get(name)
-    ]
-    if differences:
-        raise DodonaError(f"{path} belongs to another experiment: {'; '.join(differences)}; give another --output-file")
 
 
 def _json_value(value: Any) -> Any:

@@ -129,11 +129,18 @@ def test_no_command_prints_the_help_and_fails(cli: Callable[..., Outcome]) -> No
         (["generate", "hi\udcff"], "the prompt is not valid"),
         (["generate", "hi", "--base-model", "arith-base", "--c", "2"], "need an oracle, and none is loaded"),
         (["eval"], "--dataset says which problems to solve: arith"),
-        (["eval", "--dataset", "math"], "argument --dataset: invalid choice: 'math'"),
-        (["eval", "--dataset", "arith", "--level", "6"], "arith has the levels 1, 2, 3, 4, 5, not 6"),
-        (["eval", "--dataset", "arith", "--num-samples", "0"], "the number of problems must be 1 or more, not 0"),
+        (["eval", "--dataset", "airth"], "there is no file or folder airth; the names are arith, math, math-500"),
+        (["eval", "--dataset", "arith", "--level", "6"], "arith has no level '6': its levels are 1, 2, 3, 4, 5"),
+        (["eval", "--dataset", "arith", "--num-samples", "0"], "--num-samples must be 1 or more, or all, not 0"),
         (["eval", "--dataset", "arith", "--c", "1,-2"], "c must be a whole number of 0 or more, or inf, not -2"),
         (["eval", "--dataset", "arith", "--temperature", "-1"], "temperature must be a number of 0 or more"),
+        (["eval", "--dataset", "arith", "--output-dir", "x", "--output-file", "y"], "both say where the records go"),
+        (["eval", "--dataset", "arith", "--max-batch", "0"], "max_batch must be a whole number of 1 or more, not 0"),
+        (["eval", "--dataset", "arith", "--calibrate"], "--calibrate belongs to --dry-run"),
+        (["eval", "--dataset", "arith", "--oracle-model", "8B"], "--oracle-model needs a --base-model beside it"),
+        (["eval", "--dataset", "arith", "--base-model", "9B"], "no model '9B'"),
+        (["eval", "--dataset", "arith", "--device", "abacus"], "abacus"),
+        (["eval", "--dataset", "arith", "--dtype", "int3"], "int3"),
         (["env", "--gpu-memory", "lots"], "must be a size such as 141GB or 80GiB, not 'lots'"),
         (["env", "--max-batch", "0"], "argument --max-batch: must be 1 or more, not 0"),
     ],
@@ -358,14 +365,14 @@ GRID = ("--c", "0,1", "--k", "3,5", "--trigger", "random", "--trigger", "entropy
 def test_eval_prints_a_table_and_writes_records(
     cli: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The c=0 arm is the same for every k and trigger: run once and shown once. The default file is in runs/."""
+    """The c=0 arm is the same for every k and trigger: run once and shown once. The default folder is in runs/."""
     monkeypatch.chdir(tmp_path)
     code, out, err = cli("eval", "--dataset", "arith", "--num-samples", "6", *GRID)
     assert code == 0, err
-    file = Path("runs/arith-arith-base-arith-oracle.jsonl")
-    assert f"5 arms x 6 problems = 30 runs; records: {file}" in err
-    header, *records = read_records(file)
-    assert header["header"]["config"]["max_new_tokens"] == 48
+    folder = Path("runs/arith-arith-base-arith-oracle")
+    assert f"5 arms x 6 problems = 30 runs; records: {folder}" in err
+    headers, records = recorded(folder)
+    assert [header["config"]["max_new_tokens"] for header in headers] == [48] * 5
     assert len(records) == 30
     arms = {record["arm"] for record in records}
     assert arms == {"c=0 seed=0"} | {
@@ -378,11 +385,18 @@ def test_eval_prints_a_table_and_writes_records(
     code, again, err = cli("eval", "--dataset", "arith", "--num-samples", "6", *GRID)
     assert code == 0 and "30 of them there already" in err and "nothing was left to run" in again
     assert again.split("\n\n")[:2] == out.split("\n\n")[:2]
-    assert len(list(read_records(file))) == 31
+    assert [len(lines) for lines in recorded(folder)] == [5, 30]
 
     code, _, err = cli("eval", "--dataset", "arith", "--num-samples", "6", *GRID[:-1], "50")
-    assert code == 2 and "max_new_tokens is 48 there and 50 here; give another --output-file" in err
-    assert len(list(read_records(file))) == 31
+    difference = "--max-new-tokens is 48 there and 50 here; go on with its own, or give another --output-dir\n"
+    assert code == 2 and err.endswith(difference)
+    assert [len(lines) for lines in recorded(folder)] == [5, 30]
+
+
+def recorded(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The headers and the runs in the files of a folder."""
+    found = [record for file in sorted(folder.glob("*.jsonl")) for record in read_records(file)]
+    return [line["header"] for line in found if "header" in line], [line for line in found if "header" not in line]
 
 
 def test_eval_as_json_is_json_alone(cli: Callable[..., Outcome], tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 from dodona.engine.engine import Engine
 from dodona.engine.records import RecordFile
-from dodona.eval.commands.evaluate import progress_bar
 from dodona.eval.commands.options import whole
+from dodona.eval.commands.running import progress_bar
 from dodona.eval.demo import TEXT_BASE, TEXT_DTYPE, TEXT_ORACLE, demo, demo_text, records_path
 from dodona.eval.show import COLOR_CHOICES, marks_for
 
@@ -30,12 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demonstration."""
     marks = marks_for(sys.stdout, args.color)
-    with RecordFile(args.output_file or records_path("demo-text" if args.text else "demo")) as file:
-        if args.text:
+    path = Path(args.output_file or records_path("demo-text" if args.text else "demo"))
+    if args.text:
+        with RecordFile(path) as file:
             engine = Engine(TEXT_BASE, oracle=TEXT_ORACLE, device=args.device, dtype=TEXT_DTYPE, max_batch=1)
             demo_text(engine, file, marks)
-        else:
-            demo(Engine(device=args.device), file, args.num_samples, marks, _bar)
+    else:
+        demo(Engine(device=args.device), path, args.num_samples, marks, _bar)
     return 0
 
 

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from dodona.engine.engine import Engine
-from dodona.engine.errors import DodonaError
 from dodona.engine.request import DEFAULT_CONSULTS, Request, parse_budget
+from dodona.eval.models import Models
 
 
 def budget(text: str) -> float:
@@ -112,8 +112,15 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--threads", metavar="N", type=whole, default=argparse.SUPPRESS, help="CPU threads; 1 for tiny models"
     )
+    for name, metavar, help_ in (
+        ("backend", "NAME", "eager (default), or triton: kernels, state on the device, CUDA graphs"),
+        ("ops", "OPS", "torch or triton, whatever the backend"),
+        ("loop", "LOOP", "host or device, whatever the backend"),
+        ("attention", "NAME", "own (default), or flash: flash-attn 2 or 3, with --loop device on cuda"),
+    ):
+        group.add_argument(f"--{name}", metavar=metavar, default=argparse.SUPPRESS, help=help_)
     group.add_argument(
-        "--ops", metavar="OPS", default=argparse.SUPPRESS, help="torch, or triton: by the kernels (default: torch)"
+        "--lookahead", metavar="N", type=whole, default=argparse.SUPPRESS, help="ticks that the device loop runs ahead"
     )
 
 
@@ -123,11 +130,7 @@ def make_engine(args: argparse.Namespace) -> Engine:
     Raises:
         DodonaError: as Engine, and for an oracle without a base.
     """
-    if args.oracle_model is not None and args.base_model is None:
-        raise DodonaError("--oracle-model needs a --base-model beside it; with neither, the embedded pair is used")
-    names = ("max_batch", "max_length", "kv_tokens", "threads", "ops")
-    sizes = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    return Engine(args.base_model, oracle=args.oracle_model, device=args.device, dtype=args.dtype, **sizes)
+    return Models.of(args).load()
 
 
 def add_request_options(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:

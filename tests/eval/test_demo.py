@@ -13,7 +13,7 @@ from dodona.engine.engine import Engine
 from dodona.engine.records import read_records
 from dodona.eval.demo import BASE_ALONE, CS, GUIDED, KS, TRIGGERS, telling_problem
 from dodona.eval.run import graded_record
-from dodona.eval.tasks import TASKS
+from dodona.eval.tasks.names import task_named
 
 
 def has_smollm2() -> bool:
@@ -45,7 +45,7 @@ def test_the_demo_shows_a_transcript_and_the_whole_grid(
 
 def test_the_transcript_is_of_a_problem_where_the_oracle_helped() -> None:
     """A demonstration of a problem that the base solves alone shows nothing."""
-    task, engine = TASKS["arith"], Engine()
+    task, engine = task_named("arith"), Engine()
     problem, alone, guided = telling_problem(engine, task)
     runs = ((BASE_ALONE, alone), (GUIDED, guided))
     correct = [graded_record(task, arm, problem, result)["correct"] for arm, result in runs]

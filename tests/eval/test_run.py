@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from dataclasses import replace
@@ -12,18 +13,22 @@ import pytest
 
 from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError
-from dodona.engine.records import RecordFile, read_records
+from dodona.engine.records import read_records
+from dodona.engine.request import Request
 from dodona.eval.arms import Arm, grid
-from dodona.eval.run import Experiment, Run, default_path, graded_record
-from dodona.eval.stats import wilson
-from dodona.eval.summary import Row, errors, row_of, summarise, table_lines
-from dodona.eval.tasks import TASKS, Problem
+from dodona.eval.rows import Row, row_of
+from dodona.eval.run import PER_RUN, Experiment, Run, graded_record
+from dodona.eval.stats.intervals import wilson
+from dodona.eval.store import Place, Store
+from dodona.eval.summary import errors, summarise, table_lines
+from dodona.eval.tasks.names import task_named
+from dodona.eval.tasks.problem import Problem, Selection
 
-ARITH = TASKS["arith"]
+ARITH = task_named("arith")
 FIXED_NAMES = {
     *("c", "k", "base_model_id", "oracle_model_id", "prompt", "result", "ground_truth", "parsed_answer"),
     *("interleaved_outputs", "cheat_positions", "total_tokens_generated", "problem_id", "seed", "trigger"),
-    *("finish_reason", "correct", "ledger"),
+    *("finish_reason", "correct", "ledger", "arm", "level", "subject", "grade_method", "grade_reason", "error"),
 }
 
 
@@ -35,13 +40,21 @@ def engine() -> Engine:
 
 def small(problems: int = 3, arms: list[Arm] | None = None, **options: Any) -> Experiment:
     chosen = arms if arms is not None else grid([0, 1], [4], ["random", "entropy > 0.5"], ["before"], [0])
-    return Experiment(ARITH, ARITH.problems(problems), chosen, {"max_new_tokens": 48, **options})
+    return Experiment(ARITH, asked(problems), chosen, {"max_new_tokens": 48, **options})
+
+
+def asked(count: int, start: int = 0, levels: tuple[int, ...] = ()) -> list[Problem]:
+    return ARITH.load(Selection(num_samples=count, start_index=start, levels=levels))
+
+
+def opened(engine: Engine, experiment: Experiment, path: Path) -> Store:
+    return Store(Place(path, folder=False), experiment.config(engine), experiment.arms, experiment.problems)
 
 
 def run(engine: Engine, experiment: Experiment, path: Path) -> Run:
-    with RecordFile(path) as file:
-        job = Run(engine, experiment, file)
-        list(job.finish())
+    with opened(engine, experiment, path) as store:
+        job = Run(experiment, store)
+        list(job.finish(engine))
     return job
 
 
@@ -85,17 +98,24 @@ def test_a_bad_arm_is_refused_before_anything_runs() -> None:
 
 def test_a_problems_id_means_the_same_question_whichever_levels_are_asked_for() -> None:
     """Otherwise a file with --level 1,3 first and all levels later mixes up answers and questions."""
-    by_id = {problem.problem_id: problem for problem in ARITH.problems(50)}
-    some = ARITH.problems(20, levels=[3, 1])
+    by_id = {problem.problem_id: problem for problem in asked(50)}
+    some = asked(20, levels=(3, 1))
     assert [problem.level for problem in some] == [1, 3] * 10
     assert all(by_id[problem.problem_id] == problem for problem in some)
-    assert ARITH.problems(5, start=7, levels=[1, 3]) == some[7:12]
+    assert asked(5, start=7, levels=(1, 3)) == some[7:12]
 
 
 def test_every_gold_answer_is_right_and_read_as_such() -> None:
     """A gold answer that its own judge refuses makes every model wrong there."""
-    for problem in ARITH.problems(100):
-        assert ARITH.is_correct(ARITH.parse(f"so it is \\boxed{{{problem.gold}}}."), problem.gold)
+    for problem in asked(100):
+        assert ARITH.judge(f"so it is \\boxed{{{problem.gold}}}.", problem).correct
+
+
+def test_two_problems_of_one_id_are_refused() -> None:
+    """Their records would be taken for one run's: the second would count for nothing, or be written twice."""
+    twice = [*asked(2), asked(1)[0]]
+    with pytest.raises(DodonaError, match="arith has two problems with the id 'arith-0-0'"):
+        Experiment(ARITH, twice, grid([0], [4], ["random"], ["before"], [0]))
 
 
 # --- runs ---
@@ -128,7 +148,8 @@ def test_all_arms_go_through_one_stream_of_requests(engine: Engine, tmp_path: Pa
             return engine.generate(noted())
 
     experiment = small()
-    run(Counting(), experiment, tmp_path / "r.jsonl")  # type: ignore[arg-type]
+    with opened(engine, experiment, tmp_path / "r.jsonl") as store:
+        list(Run(experiment, store).finish(Counting()))  # type: ignore[arg-type]
     assert calls == [[problem.problem_id for problem in experiment.problems for _ in experiment.arms]]
 
 
@@ -139,82 +160,55 @@ def test_records_have_the_fixed_names_and_the_graders_view(engine: Engine, tmp_p
     header, *records = read_records(tmp_path / "r.jsonl")
     assert set(header) == {"header"}
     assert len(records) == experiment.size
-    gold = {problem.problem_id: problem.gold for problem in experiment.problems}
+    problems = {problem.problem_id: problem for problem in experiment.problems}
     for record in records:
-        assert FIXED_NAMES | {"arm", "level"} <= set(record)
-        assert record["ground_truth"] == gold[record["problem_id"]]
-        right = ARITH.is_correct(record["parsed_answer"], record["ground_truth"])
-        assert record["correct"] is (right and record["finish_reason"] != "length")
+        assert set(record) >= FIXED_NAMES
+        problem = problems[record["problem_id"]]
+        verdict = ARITH.judge(record["result"], problem)
+        assert (record["ground_truth"], record["level"], record["subject"]) == (problem.gold, problem.level, None)
+        assert record["parsed_answer"] == verdict.extracted
+        assert (record["grade_method"], record["grade_reason"]) == (verdict.method, verdict.reason)
+        assert record["correct"] is (verdict.correct and record["finish_reason"] != "length")
         assert len(record["cheat_positions"]) <= record["c"]
 
 
 def test_the_same_command_does_only_what_is_left(engine: Engine, tmp_path: Path) -> None:
     """A second run that appends everything again doubles the rows, as the first experiments' did."""
     path, experiment = tmp_path / "r.jsonl", small(4)
-    with RecordFile(path) as file:
-        some = Run(engine, experiment, file).finish()
+    with opened(engine, experiment, path) as store:
+        some = Run(experiment, store).finish(engine)
         first = [next(some) for _ in range(5)]
         some.close()
-    with RecordFile(path) as file:
-        job = Run(engine, experiment, file)
+    with opened(engine, experiment, path) as store:
+        job = Run(experiment, store)
         assert job.left == experiment.size - 5
-        rest = list(job.finish())
+        rest = list(job.finish(engine))
     rows = [done.row for done in first + rest]
     assert len(rows) == len({(row.arm, row.problem_id) for row in rows}) == experiment.size
     assert run(engine, experiment, path).left == 0
     assert sum(1 for _ in read_records(path)) == 1 + experiment.size
 
 
-def test_more_arms_and_more_problems_go_into_the_same_file(engine: Engine, tmp_path: Path) -> None:
+def test_more_arms_and_more_problems_go_to_the_same_place(engine: Engine, tmp_path: Path) -> None:
     """Going from 100 to 200 problems must cost 100, and must not count another arm's rows."""
     path = tmp_path / "r.jsonl"
     run(engine, small(2), path)
     wider = small(4, grid([0, 1, 2], [4], ["random"], ["before"], [0]))
-    with RecordFile(path) as file:
-        job = Run(engine, wider, file)
+    with opened(engine, wider, path) as store:
+        job = Run(wider, store)
         assert (len(job.rows), job.left) == (4, 8)
-        list(job.finish())
+        list(job.finish(engine))
     assert len(summarise(wider.arms, wider.problems, job.rows.values())) == 3
 
 
-@pytest.mark.parametrize(
-    ("options", "difference"),
-    [
-        ({"max_new_tokens": 49}, "max_new_tokens is 48 there and 49 here"),
-        ({"temperature": 0.5}, "temperature is 0 there and 0.5 here"),
-        ({"stop": ("x",)}, r"stop is \[\] there and \['x'\] here"),
-    ],
-)
-def test_another_configuration_is_refused_with_the_difference(
-    engine: Engine, tmp_path: Path, options: dict[str, Any], difference: str
-) -> None:
-    """Rows of two configurations in one table are a number about nothing."""
-    path = tmp_path / "r.jsonl"
-    run(engine, small(1), path)
-    before = path.read_bytes()
-    with pytest.raises(DodonaError, match=f"{difference}; give another --output-file"):
-        run(engine, small(1, **options), path)
-    assert path.read_bytes() == before
-
-
-def test_another_models_records_are_refused(engine: Engine, tmp_path: Path) -> None:
-    """Weights that were trained again under the same name are another model."""
-    path = tmp_path / "r.jsonl"
-    run(engine, small(1), path)
-    header, *rest = path.read_text().splitlines()
-    other = json.loads(header)
-    other["header"]["config"]["weights"][0] = "0" * 16
-    path.write_text("\n".join([json.dumps(other), *rest]) + "\n")
-    with pytest.raises(DodonaError, match="weights is"):
-        run(engine, small(1), path)
-
-
-def test_records_of_another_command_are_refused(engine: Engine, tmp_path: Path) -> None:
-    """`generate --output-file` writes records without a header."""
-    path = tmp_path / "r.jsonl"
-    path.write_text('{"c": 0, "result": "4"}\n')
-    with pytest.raises(DodonaError, match="records that `dodona eval` did not write"):
-        run(engine, small(1), path)
+def test_the_configuration_has_every_option_that_all_runs_share(engine: Engine) -> None:
+    """An option that is left out may be changed between two halves of an experiment without anybody noticing."""
+    config = small(1, temperature=0.5, stop=("x",)).config(engine)
+    fields = {field.name for field in dataclasses.fields(Request)}
+    assert fields - set(config) == PER_RUN
+    assert (config["temperature"], config["stop"], config["recipe"], config["dataset"]) == (0.5, ["x"], "bare", "arith")
+    assert config["weights"] == engine.identities and config["dtype"] == "float32" and config["device"] == "cpu"
+    json.dumps(config, allow_nan=False)
 
 
 def test_arms_that_need_an_oracle_are_refused_without_one(tmp_path: Path) -> None:
@@ -227,7 +221,8 @@ def test_arms_that_need_an_oracle_are_refused_without_one(tmp_path: Path) -> Non
 
 def test_a_run_that_fails_is_a_record_and_the_others_go_on(engine: Engine, tmp_path: Path) -> None:
     """One prompt that is too long must neither end the sweep nor leave the denominator."""
-    huge = Problem("huge", 1, "1 + " * 2000 + "1", "2001")
+    text = "1 + " * 2000 + "1"
+    huge = Problem(problem_id="huge", question=text, prompt=text, raw=False, gold="2001", level=1)
     experiment = small(2)
     mixed = Experiment(ARITH, [huge, *experiment.problems], experiment.arms, experiment.options)
     job = run(engine, mixed, tmp_path / "r.jsonl")
@@ -242,7 +237,7 @@ def test_a_run_that_fails_is_a_record_and_the_others_go_on(engine: Engine, tmp_p
 def test_a_text_cut_off_by_the_limit_is_wrong_whatever_it_says(engine: Engine) -> None:
     """Truncated counts as wrong by rule; a lucky number in an unfinished text is not an answer."""
     arm, text = Arm(0, 0, "never", "before", 0), r"\boxed{4}"
-    problem = Problem("p", 1, "What is 2 + 2?", "4")
+    problem = question("p", "4", text="What is 2 + 2?")
     result = engine.generate(problem.prompt, c=0, max_new_tokens=3)
     assert result.finish_reason == "length"
 
@@ -254,19 +249,34 @@ def test_a_text_cut_off_by_the_limit_is_wrong_whatever_it_says(engine: Engine) -
     assert grade(finish_reason="error", error="NaN logits")["correct"] is False
 
 
-def test_the_default_file_is_named_after_dataset_and_models(engine: Engine) -> None:
-    """A path separator of a hub id or a folder must not become a folder here."""
-    assert default_path(small(1), engine) == Path("runs/arith-arith-base-arith-oracle.jsonl")
+def test_a_judge_that_fails_costs_one_answer_and_not_the_run(engine: Engine) -> None:
+    """A gold answer that nothing can be compared with once ended a whole night's run."""
 
-    class Renamed:
-        base_model_id, oracle_model_id = "meta-llama/Llama 3", None
+    def judge(completion: str, problem: Problem) -> Any:
+        raise DodonaError("the gold answer is empty")
 
-    assert default_path(small(1), Renamed()) == Path("runs/arith-Llama-3.jsonl")  # type: ignore[arg-type]
+    result = engine.generate("What is 2 + 2?", c=0)
+    record = graded_record(replace(ARITH, judge=judge), Arm(0, 0, "never", "before", 0), question("p", ""), result)
+    assert (record["correct"], record["parsed_answer"]) == (False, None)
+    assert record["grade_reason"] == "the gold answer is empty"
+
+
+def test_a_prompt_that_is_raw_is_not_put_into_a_template(engine: Engine) -> None:
+    """A prompt with its turns and special tokens in it, wrapped in another turn, is another prompt."""
+    experiment = small(1)
+    plain, raw = (replace(experiment.problems[0], raw=value) for value in (False, True))
+    arm = experiment.arms[0]
+    assert [experiment.request(arm, problem).raw for problem in (plain, raw)] == [False, True]
+    assert small(1, raw=True).request(arm, plain).raw
+
+
+def question(problem_id: str, gold: str, level: int | None = 1, text: str = "?") -> Problem:
+    return Problem(problem_id=problem_id, question=text, prompt=text, raw=False, gold=gold, level=level)
 
 
 # --- tables ---
 
-PROBLEMS = [Problem(f"p{i}", 1 + i % 2, "?", "1") for i in range(10)]
+PROBLEMS = [question(f"p{i}", "1", 1 + i % 2) for i in range(10)]
 ARM = Arm(2, 5, "random", "before", 0)
 
 
@@ -275,13 +285,13 @@ def row(index: int, outcome: str, arm: str = ARM.name) -> Row:
 
 
 def test_the_denominator_is_every_problem_asked_for() -> None:
-    """15 of the 88 that parsed were once reported for 15 of 100. What is missing counts as failed."""
+    """15 of the 88 that parsed were once reported for 15 of 100. What has no record is in it, too."""
     outcomes = ["correct", "correct", "wrong", "unparsed", "truncated", "failed"]
     rows = [row(i, outcome) for i, outcome in enumerate(outcomes)] + [row(99, "correct"), row(6, "correct", "other")]
     (summary,) = summarise([ARM], PROBLEMS, rows)
     assert (summary.rate.correct, summary.rate.n) == (2, 10)
     assert summary.rate.interval == wilson(2, 10)
-    assert (summary.unparsed, summary.truncated, summary.failed) == (1, 1, 1 + 4)
+    assert (summary.unparsed, summary.truncated, summary.failed, summary.missing) == (1, 1, 1, 4)
     assert {level: (rate.correct, rate.n) for level, rate in summary.levels.items()} == {1: (1, 5), 2: (1, 5)}
     assert (summary.consults, summary.tokens, summary.oracle_share) == (2.0, 20.0, 0.25)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from dodona.eval.stats import Interval, wilson
+from dodona.eval.stats.intervals import Interval, wilson
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 15, 88, 100, 1000, 12345])

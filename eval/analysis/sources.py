@@ -1,0 +1,79 @@
+"""The records and traces behind the paths that a user names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from dodona.engine.errors import DodonaError
+from dodona.engine.trace import VERSION_KEY
+from dodona.engine.trace_store import JOURNAL, trace_paths
+
+
+class Files(NamedTuple):
+    """What there is to read."""
+
+    records: list[Path]
+    traces: list[Path]  # Parquet files, and after them the journals of runs that were not finished
+
+
+def find_files(paths: Iterable[str | Path], note: Callable[[str], None]) -> Files:
+    """The files behind each path, each once and in a stable order; ``note`` is told what is passed over.
+
+    A folder stands for the records (``*.jsonl``, without ``*.graded.jsonl``), the traces (``*.parquet``) and the
+    journals of traces in it and below. A file of records brings its shards along, and the traces beside them. A Parquet
+    file that is named must be a trace.
+
+    Raises:
+        DodonaError: no such path, or no trace in all of them.
+    """
+    paths = list(map(Path, paths))
+    records: dict[Path, Path] = {}
+    traces: dict[Path, Path] = {}
+    journals: dict[Path, Path] = {}
+    for path in paths:
+        for file in _behind(path):
+            if file.suffix == ".jsonl":
+                records.setdefault(file.resolve(), file)
+            elif file.name.endswith(JOURNAL):
+                if file.resolve() not in journals:
+                    note(f"{file} is of a run that has not ended, or was killed: what it holds so far is read, too")
+                journals.setdefault(file.resolve(), file)
+            elif file == path or _is_trace(file):
+                traces.setdefault(file.resolve(), file)
+            else:
+                note(f"{file} is passed over: it is no trace of dodona")
+    if not traces and not journals:
+        raise DodonaError(
+            f"no trace in {', '.join(map(str, paths))}: `dodona eval --trace` writes one beside the records, and "
+            "`dodona generate --trace FILE` to a file"
+        )
+    return Files(list(records.values()), [*traces.values(), *journals.values()])
+
+
+def _behind(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        endings = (".jsonl", ".parquet", JOURNAL)
+        found = (file for file in path.rglob("*") if file.name.endswith(endings) and file.is_file())
+        yield from sorted(file for file in found if not file.name.endswith(".graded.jsonl"))
+        return
+    if not path.exists():
+        raise DodonaError(f"there is no file or folder {path}")
+    if path.suffix == ".jsonl":
+        numbered = re.compile(re.escape(path.stem) + r"\.[0-9]+\.jsonl")
+        for file in (path, *sorted(other for other in path.parent.iterdir() if numbered.fullmatch(other.name))):
+            yield file
+            yield from (trace for trace in trace_paths(file) if trace.is_file())
+        return
+    yield path
+
+
+def _is_trace(path: Path) -> bool:
+    import pyarrow.parquet as pq
+
+    try:
+        return VERSION_KEY in (pq.read_schema(path).metadata or {})
+    except (OSError, ValueError):  # Arrow's own errors are ValueErrors
+        return False

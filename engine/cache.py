@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dodona.engine.attention_stats import Observed
 from dodona.engine.config import LlamaConfig
 from dodona.engine.pages import PagePool
 
@@ -167,6 +168,8 @@ class PagedBatch:
         everything = wanted == list(range(len(ids)))
         self.wanted_N = None if everything else torch.tensor(wanted, device=cache.device, dtype=torch.int64)
         self.tokens = len(ids)
+        self.wanted = wanted  # row in T of each wanted row
+        self.observed: Observed | None = None  # whose attention is asked for
         self.ordered = [feeds[i] for i in order]  # the feeds in the order of their rows
         self._groups = self._make_groups(self.ordered, sizes)
 
@@ -222,6 +225,8 @@ class PagedBatch:
         k_flat, v_flat = self.cache.flat[layer]
         k_flat.index_copy_(0, self._places_T, qk_THD[:, heads:])
         v_flat.index_copy_(0, self._places_T, v_TKD)
+        if self.observed is not None:
+            self.observed.look(self.cache, layer, q_THD)
         if len(self._groups) == 1:
             return self._attend_group(layer, self._groups[0], q_THD)
         return torch.cat([self._attend_group(layer, group, q_THD) for group in self._groups])

@@ -379,9 +379,7 @@ class Engine:
             raise RequestError(f"c={c} consults need an oracle, and none is loaded: name one, or set c=0")
         if self.oracle is None and request.oracle_tail:
             raise RequestError("oracle_tail needs an oracle, and none is loaded")
-        trigger = request.parsed_trigger
-        if c > 0 and isinstance(trigger, ExpressionTrigger) and trigger.attention:
-            raise RequestError(f"the trigger {trigger.text!r} needs attention signals, which are not computed here")
+        self._check_extras(request, c)
         ids = self._encode(request)
         if len(ids) >= self.context:
             raise RequestError(
@@ -394,6 +392,19 @@ class Engine:
         if too_large:
             raise RequestError(too_large)
         return sequence
+
+    def _check_extras(self, request: Request, c: float) -> None:
+        """Refuse signals that are asked for and cannot be computed."""
+        trigger, layer = request.parsed_trigger, request.attention_layer
+        needs = isinstance(trigger, ExpressionTrigger) and trigger.attention and c > 0
+        if layer is not None and not -self.base.config.num_layers <= layer < self.base.config.num_layers:
+            raise RequestError(f"attention_layer={layer} is none of the base's {self.base.config.num_layers} layers")
+        if request.divergence and self.oracle is None:
+            raise RequestError("divergence compares the base with an oracle, and none is loaded")
+        asked = "divergence" if request.divergence else "attention_layer" if layer is not None else None
+        if self.backend.loop == "device" and (needs or asked):
+            who = f"the trigger {trigger.text!r} needs attention signals" if needs else f"{asked} was asked for"
+            raise RequestError(f"{who}, which only the host loop computes: set loop='host'")
 
     def _encode(self, request: Request) -> list[int]:
         prompt = request.prompt

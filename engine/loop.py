@@ -13,7 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dodona.engine.attention_stats import ATTENTION_SIGNALS
 from dodona.engine.cache import Feed
+from dodona.engine.divergence import divergence
 from dodona.engine.runner import Runner
 from dodona.engine.sampling import Sampling, choose
 from dodona.engine.scheduler import Lane, Scheduler, Work
@@ -44,6 +46,7 @@ class Row(NamedTuple):
     token: float  # the written token, or the choice
     logprob: float  # of ``token``
     rank: float  # of ``token`` (oracle only, else NaN)
+    attention: tuple[float, ...] = ()  # the base's attention signals, where they are wanted
 
 
 class Loop:
@@ -69,7 +72,23 @@ class Loop:
             if works and runner is not None:
                 settle(self._read(lane, runner, works))
                 self.scheduler.advanced(lane, works)
-        return self.scheduler.reap()
+        done = self.scheduler.reap()
+        for sequence in done:
+            if sequence.request.divergence and self.oracle is not None:
+                self._diverge(sequence)
+        return done
+
+    def _diverge(self, sequence: Sequence) -> None:
+        """KL and JS of the positions that both models have looked at."""
+        assert self.oracle is not None
+        base, oracle = sequence.hidden[BASE], sequence.hidden[ORACLE]
+        count = min(len(base), len(oracle), sequence.generated)
+        if count:
+            found = divergence(
+                self.base.model, self.oracle.model, torch.stack(base[:count]), torch.stack(oracle[:count])
+            )
+            sequence.divergence = to_host(torch.stack(found, -1))
+        sequence.hidden = {BASE: [], ORACLE: []}
 
     def abandon(self) -> None:
         """After an error: nothing is on its way here."""
@@ -88,12 +107,19 @@ class Loop:
             feeds.append(Feed(view.slot, sequence.ids[start:stop], max(0, stop - first)))
             positions += [(sequence, index + 1) for index in range(first, stop)]
             _enter(lane, runner, sequence, start, stop)
-        hidden_NE = runner.forward(feeds)
+        layers = [sequence.attention_layer if lane.name == BASE else None for sequence, _ in positions]
+        hidden_NE = runner.forward(feeds, layers)
+        attention = _listed(runner.attention, len(positions))
+        for index, (sequence, _) in enumerate(positions):
+            if sequence.request.divergence:
+                sequence.hidden[lane.name].append(hidden_NE[index].clone())
         block = max(1, _LOGITS_AT_ONCE // runner.config.vocab_size)
         rows = [
             row
             for at in range(0, len(positions), block)
-            for row in _observe(runner, hidden_NE[at : at + block], positions[at : at + block])
+            for row in _observe(
+                runner, hidden_NE[at : at + block], positions[at : at + block], attention[at : at + block]
+            )
         ]
         seconds = time.perf_counter() - started
         self.model_seconds += seconds
@@ -114,7 +140,7 @@ class Loop:
             sequence = row.sequence
             if sequence.error is not None or self._broken(row, self.base):
                 continue
-            sequence.record_base((row.entropy, row.varentropy, row.top_prob, row.margin, row.top1))
+            sequence.record_base((row.entropy, row.varentropy, row.top_prob, row.margin, row.top1), row.attention)
             if row.next:
                 due.append(row)
             else:
@@ -191,7 +217,22 @@ def _enter(lane: Lane, runner: Runner, sequence: Sequence, start: int, stop: int
             ledger.sync_tokens += tokens
 
 
-def _observe(runner: Runner, hidden_NE: Tensor, positions: Rows[tuple[Sequence, int]]) -> list[Row]:
+def _listed(attention: dict[int, Tensor | None], count: int) -> list[tuple[float, ...]]:
+    """The attention signals of each wanted row; empty where they were not asked for."""
+    found: list[tuple[float, ...]] = [()] * count
+    known = {place: values for place, values in attention.items() if values is not None}
+    if known:
+        for place, values in zip(known, to_host(torch.stack(list(known.values()))), strict=True):
+            found[place] = tuple(values)
+    return found
+
+
+def _observe(
+    runner: Runner,
+    hidden_NE: Tensor,
+    positions: Rows[tuple[Sequence, int]],
+    attention: Rows[tuple[float, ...]],
+) -> list[Row]:
     """Statistics of each row's distribution and its token: the written one, or the model's choice where none is."""
     is_oracle = runner.name == ORACLE
     logits_NV = runner.model.logits(hidden_NE)
@@ -222,7 +263,7 @@ def _observe(runner: Runner, hidden_NE: Tensor, positions: Rows[tuple[Sequence, 
     ]
     numbers = to_host(torch.stack(columns, -1))
     return [
-        Row(sequence, place, written < 0, logits_NV, index, *row)
+        Row(sequence, place, written < 0, logits_NV, index, *row, attention=attention[index])
         for index, ((sequence, _), place, written, row) in enumerate(
             zip(positions, places, known, numbers, strict=True)
         )
@@ -254,6 +295,7 @@ def _trigger_columns(trigger: Trigger, rows: list[Row], written: int) -> dict[st
         sequence = row.sequence
         values = sequence.counters(written)
         values |= {name: getattr(row, name) for name in ("entropy", "varentropy", "top_prob", "margin", "logprob")}
+        values |= zip(ATTENTION_SIGNALS, row.attention, strict=False)
         if "u" in trigger.names:
             values["u"] = sequence.draw(row.position)
         table.append(values | sequence.ema_columns())

@@ -43,6 +43,8 @@ class Request:
     oracle_min_p: float | None = None
     raw: bool = False  # True: the prompt as it is, without the chat template
     base_tail: bool = True  # the base also reads a text's last burst, so that its signals cover every position
+    divergence: bool = False  # also KL and JS of the two models at every position that both have looked at
+    attention_layer: int | None = None  # also the attention signals of this layer of the base; -1 is the last
     oracle_tail: bool = False  # the oracle also reads the base tokens after the last consult, for its opinion of them
     id: str | None = None  # copied to the result, never looked at
 
@@ -58,6 +60,8 @@ class Request:
         _check_whole("seed", self.seed, least=None)
         if self.max_oracle_tokens is not None:
             _check_whole("max_oracle_tokens", self.max_oracle_tokens, least=0)
+        if self.attention_layer is not None:
+            _check_whole("attention_layer", self.attention_layer, least=None)
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         if not all(isinstance(text, str) and text for text in self.stop):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dodona.engine.attention_stats import ATTENTION_SIGNALS
 from dodona.engine.errors import DodonaError
 from dodona.engine.ledger import Ledger
 from dodona.engine.philox import uniforms
@@ -207,10 +209,14 @@ def _signals(sequence: Sequence, length: int) -> dict[str, Array]:
     named = dict(zip(BASE_SIGNALS, (*base[:4], logprobs[0]), strict=True))
     named |= dict(zip(ORACLE_SIGNALS, (oracle[0], oracle[1], oracle[2], oracle[3], oracle[4], agree), strict=True))
     named["base_top1"] = base[4]
+    if sequence.attention_layer is not None:
+        named |= zip(ATTENTION_SIGNALS, _columns(sequence.attention_rows, 4, length), strict=True)
+    if sequence.request.divergence:
+        named |= zip(("kl", "js"), _columns(sequence.divergence, 2, length), strict=True)
     return named
 
 
-def _columns(rows: list[tuple[float, ...]], width: int, length: int) -> list[Array]:
+def _columns(rows: Rows[Rows[float]], width: int, length: int) -> list[Array]:
     """Columns of float32, padded with NaN to one entry a generated token."""
     table = np.full((width, length), np.nan, dtype=np.float32)
     known = rows[:length]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from dodona.engine.cache import Feed, PagedCache
+from dodona.engine.attention_stats import Observed
+from dodona.engine.cache import Feed, PagedBatch, PagedCache
 from dodona.engine.config import LlamaConfig
 from dodona.engine.flash import Flash, FlashGrid
 from dodona.engine.llama import Attention, Llama
@@ -22,6 +23,7 @@ class Runner:
         self.name, self.model, self.ops = name, model.prepare(ops), ops
         self.cache = PagedCache(model.config, pages=pages, page_size=page_size, dtype=model.dtype, device=model.device)
         self._flash = flash
+        self.attention: dict[int, Tensor | None] = {}  # [4] signals by wanted row of the last forward, where asked for
         self.forwards = 0
         self.tokens = 0
 
@@ -30,8 +32,11 @@ class Runner:
         """The model's shape."""
         return self.model.config
 
-    def forward(self, feeds: Sequence[Feed]) -> Tensor:
+    def forward(self, feeds: Sequence[Feed], layers: Sequence[int | None] = ()) -> Tensor:
         """Feed new ids to their slots in one ragged forward.
+
+        Args:
+            layers: for each wanted row, the layer whose attention signals to leave in ``attention``; none named: none.
 
         Returns:
             Hidden states ``[N, E]`` after the final norm of each feed's last ``wanted`` ids, in the order of the feeds.
@@ -40,8 +45,28 @@ class Runner:
         batch = self.ops.batch(self.cache, feeds)
         self.forwards += 1
         self.tokens += batch.tokens
+        self.attention = {}
+        places = [place for place, layer in enumerate(layers) if layer is not None]
+        if places:
+            batch.observed = self._observed(batch, feeds, places, layers)
         hidden: Tensor = self.model(batch.ids_T, batch, batch.wanted_N)
+        if batch.observed is not None:
+            self.attention = dict(zip(places, batch.observed.values_R4, strict=True))
         return hidden
+
+    def _observed(
+        self, batch: PagedBatch, feeds: Sequence[Feed], places: Sequence[int], layers: Sequence[int | None]
+    ) -> Observed:
+        slots = [feed.slot for feed in feeds for _ in range(feed.wanted)]
+        ends = [self.cache.pool.length(feed.slot) for feed in feeds]
+        positions = [place for feed, end in zip(feeds, ends, strict=True) for place in range(end - feed.wanted, end)]
+        count = self.config.num_layers
+        return Observed(
+            [(layers[place] or 0) % count for place in places],
+            [batch.wanted[place] for place in places],
+            [slots[place] for place in places],
+            [positions[place] for place in places],
+        )
 
     def grid(self, slots_M: Tensor, starts_M: Tensor, queries: int, pages: int) -> Attention:
         """The attention of a forward of fixed shape: ``queries`` tokens for each slot, from position ``starts`` on."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dodona.engine.attention_stats import ATTENTION_SIGNALS
 from dodona.engine.ledger import Ledger
 from dodona.engine.philox import request_key, uniforms
 from dodona.engine.request import Request
@@ -65,6 +66,12 @@ class Sequence:
         self.base_rows: list[tuple[float, ...]] = []  # entropy, varentropy, top_prob, margin, top1 by position
         self.base_logprobs: list[float] = []
         self.oracle_rows: list[tuple[float, ...]] = []  # logprob, rank, top1, entropy, margin by position
+        self.attention_layer = request.attention_layer
+        if self.attention_layer is None and self.trigger.attention and c > 0:
+            self.attention_layer = -1
+        self.attention_rows: list[list[float]] = []  # the attention signals by position, where they are wanted
+        self.hidden: dict[str, list[Tensor]] = {BASE: [], ORACLE: []}  # by model and position, for the divergence
+        self.divergence: list[list[float]] = []  # kl, js by position
         self.pending: tuple[Tensor, float] | None = None  # the base's logits [V] and lse where the oracle took over
         self.emas = {(signal, decay): np.float32(np.nan) for signal, decay in self.trigger.emas}
         self._eos_ids, self._tokenizer = eos_ids, tokenizer
@@ -155,12 +162,18 @@ class Sequence:
 
     # --- events ---
 
-    def record_base(self, row: tuple[float, ...]) -> None:
-        """Note the base's distribution of the next position: (entropy, varentropy, top_prob, margin, top1)."""
+    def record_base(self, row: tuple[float, ...], attention: tuple[float, ...] = ()) -> None:
+        """Note the base's distribution of the next position: (entropy, varentropy, top_prob, margin, top1).
+
+        ``attention`` holds the attention signals, where they are wanted.
+        """
         self.base.recorded += 1
         self.base_rows.append(row)
+        if attention:
+            self.attention_rows.append(list(attention))
         if self.emas:
-            self._average(dict(zip(("entropy", "varentropy", "top_prob", "margin"), row, strict=False)))
+            names = ("entropy", "varentropy", "top_prob", "margin", "top1", *ATTENTION_SIGNALS)
+            self._average(dict(zip(names, (*row, *attention), strict=False)))
 
     def record_logprob(self, value: float) -> None:
         """Note what the base thought of the token that was written at the next position without one."""

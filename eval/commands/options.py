@@ -85,6 +85,8 @@ REQUEST_OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
         "oracle_min_p": Option("", "X", number),
         "raw": Option("take the prompt as it is, without the chat template"),
         "base_tail": Option("do not let the base read a last burst: its signals end before it"),
+        "divergence": Option("also KL and JS of the two models, where both have looked"),
+        "attention_layer": Option("also the attention signals of this layer of the base; -1 is the last", "N", whole),
         "oracle_tail": Option("let the oracle read the base tokens after the last consult, for its opinion of them"),
         "id": Option("a name for the record", "TEXT", str),
     }

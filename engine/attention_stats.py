@@ -49,11 +49,11 @@ class Observed:
         if wanted is None:
             return
         rows, slots, positions = zip(*(self._tokens[index] for index in wanted), strict=True)
-        device = q_THD.device
+        device = cache.device
         found = attention_signals(
             cache,
             layer,
-            q_THD[torch.tensor(rows, device=device)],
+            q_THD[torch.tensor(rows, device=q_THD.device)].to(device),
             torch.tensor(slots, device=device),
             torch.tensor(positions, device=device),
             cache.pool.pages_for(max(positions) + 1),
@@ -73,7 +73,8 @@ def attention_signals(
     """
     rows, heads, dim = q_RHD.shape
     keys_PSKD = cache.paged[layer][0]
-    k_RCKD = keys_PSKD[cache.page_table[slots_R, :pages].flatten()].reshape(rows, -1, *keys_PSKD.shape[2:]).float()
+    held = cache.page_table[slots_R, :pages].flatten().to(keys_PSKD.device)
+    k_RCKD = keys_PSKD[held].reshape(rows, -1, *keys_PSKD.shape[2:]).float().to(q_RHD.device)
     q_RKGD = q_RHD.float().view(rows, k_RCKD.shape[2], -1, dim)
     scores_RHC = torch.einsum("rkgd,rckd->rkgc", q_RKGD, k_RCKD).reshape(rows, heads, -1) * dim**-0.5
     live_R1C = torch.arange(k_RCKD.shape[1], device=q_RHD.device) <= positions_R.view(-1, 1, 1)

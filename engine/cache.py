@@ -12,6 +12,7 @@ together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -47,19 +48,58 @@ class Group(NamedTuple):
     mask: Tensor | None  # [B, 1, 1 or G*n, C] in the model's dtype, 0 or -inf; None where every key is live
 
 
+class Indices(NamedTuple):
+    """What attention needs of a batch, on one device."""
+
+    places_T: Tensor  # int64, where each token's key and value go in the pool
+    cos_T1D: Tensor
+    sin_T1D: Tensor
+    groups: list[Group]
+
+    def to(self, device: torch.device) -> Indices:
+        """The same on another device."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        groups = [
+            group._replace(
+                spread=moved(group.spread), gather=moved(group.gather), pages=moved(group.pages), mask=moved(group.mask)
+            )
+            for group in self.groups
+        ]
+        return Indices(self.places_T.to(device), self.cos_T1D.to(device), self.sin_T1D.to(device), groups)
+
+
 class PagedCache:
-    """Keys and values of one model: ``[L, 2, P, S, K, D]``, with the pages' bookkeeping in ``pool``."""
+    """Keys and values of one model, with the pages' bookkeeping in ``pool``.
+
+    ``storages`` hold them: ``[L, 2, P, S, K, D]`` for each run of layers that are on one device.
+
+    Args:
+        device: of the page table and all indices.
+        layers: each layer's device; None: all on ``device``.
+    """
 
     def __init__(
-        self, config: LlamaConfig, *, pages: int, page_size: int, dtype: torch.dtype, device: torch.device
+        self,
+        config: LlamaConfig,
+        *,
+        pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        layers: Sequence[torch.device] | None = None,
     ) -> None:
         self.pool = PagePool(pages, page_size)
         self.config, self.device, self.dtype = config, device, dtype
-        shape = (config.num_layers, 2, pages + 1, page_size, config.num_kv_heads, config.head_dim)
-        self.kv_L2PSKD = torch.zeros(shape, dtype=dtype, device=device)
-        flat = self.kv_L2PSKD.flatten(2, 3)
-        self.paged = [(layer[0], layer[1]) for layer in self.kv_L2PSKD]
-        self.flat = [(layer[0], layer[1]) for layer in flat]
+        self.devices = tuple(layers or (device,) * config.num_layers)
+        self.storages: list[Tensor] = []
+        for place, run in groupby(self.devices):
+            shape = (len(list(run)), 2, pages + 1, page_size, config.num_kv_heads, config.head_dim)
+            self.storages.append(torch.zeros(shape, dtype=dtype, device=place))
+        self.paged = [(layer[0], layer[1]) for storage in self.storages for layer in storage]
+        self.flat = [(layer[0], layer[1]) for storage in self.storages for layer in storage.flatten(2, 3)]
         self.page_table = torch.zeros(8, 8, dtype=torch.int64, device=device)  # [slots, pages of a slot], 0 = none
         self.lengths = torch.zeros(8, dtype=torch.int64, device=device)  # [slots]
         self.row_bytes = 2 * config.num_kv_heads * config.head_dim * dtype.itemsize  # of one token in one layer
@@ -72,6 +112,11 @@ class PagedCache:
         if stop > len(self._arange):
             self._arange = torch.arange(1 << (stop - 1).bit_length(), device=self.device)
         return self._arange[:stop]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return sum(storage.nbytes for storage in self.storages)
 
     # --- making room ---
 
@@ -96,12 +141,14 @@ class PagedCache:
         self._scrub()
         if copies:
             old, new = (torch.tensor(pages, device=self.device) for pages in zip(*copies, strict=True))
-            self.kv_L2PSKD[:, :, new] = self.kv_L2PSKD[:, :, old]
+            for storage in self.storages:
+                storage[:, :, new.to(storage.device)] = storage[:, :, old.to(storage.device)]
         self._mirror([slot for slot, _ in slots])
 
     def _scrub(self) -> None:
         if self.pool.dirty:
-            self.kv_L2PSKD[:, :, torch.tensor(self.pool.dirty, device=self.device)] = 0
+            for storage in self.storages:
+                storage[:, :, torch.tensor(self.pool.dirty, device=storage.device)] = 0
             self.pool.dirty.clear()
 
     def _mirror(self, slots: list[int]) -> None:
@@ -215,21 +262,28 @@ class PagedBatch:
     def rotate_by(self, cos_PD: Tensor, sin_PD: Tensor) -> None:
         """Take the rotary tables ``[positions, D]``, the sine's first half negated."""
         self.cos_PD, self.sin_PD = cos_PD, sin_PD
-        self._cos_T1D, self._sin_T1D = cos_PD[self.positions_T].unsqueeze(1), sin_PD[self.positions_T].unsqueeze(1)
+        cos_T1D, sin_T1D = cos_PD[self.positions_T].unsqueeze(1), sin_PD[self.positions_T].unsqueeze(1)
+        self._indices = {self.cache.device: Indices(self._places_T, cos_T1D, sin_T1D, self._groups)}
+
+    def _on(self, device: torch.device) -> Indices:
+        if device not in self._indices:
+            self._indices[device] = self._indices[self.cache.device].to(device)
+        return self._indices[device]
 
     def attend(self, layer: int, qkv_TR: Tensor) -> Tensor:
         """Rotate q and k, write keys and values to their pages, attend over the live keys; returns ``[T, H*D]``."""
         heads = self.cache.config.num_heads
-        qk_THD, v_TKD = rotated(qkv_TR, self.cache.config, self._cos_T1D, self._sin_T1D)
+        places_T, cos_T1D, sin_T1D, groups = self._on(self.cache.devices[layer])
+        qk_THD, v_TKD = rotated(qkv_TR, self.cache.config, cos_T1D, sin_T1D)
         q_THD = qk_THD[:, :heads]
         k_flat, v_flat = self.cache.flat[layer]
-        k_flat.index_copy_(0, self._places_T, qk_THD[:, heads:])
-        v_flat.index_copy_(0, self._places_T, v_TKD)
+        k_flat.index_copy_(0, places_T, qk_THD[:, heads:])
+        v_flat.index_copy_(0, places_T, v_TKD)
         if self.observed is not None:
             self.observed.look(self.cache, layer, q_THD)
-        if len(self._groups) == 1:
-            return self._attend_group(layer, self._groups[0], q_THD)
-        return torch.cat([self._attend_group(layer, group, q_THD) for group in self._groups])
+        if len(groups) == 1:
+            return self._attend_group(layer, groups[0], q_THD)
+        return torch.cat([self._attend_group(layer, group, q_THD) for group in groups])
 
     def _attend_group(self, layer: int, group: Group, q_THD: Tensor) -> Tensor:
         heads, dim = q_THD.shape[1:]

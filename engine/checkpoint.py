@@ -22,6 +22,7 @@ from dodona.engine.errors import CheckpointError
 from dodona.engine.gguf_model import GgufWeights
 from dodona.engine.hub import download
 from dodona.engine.llama import Llama
+from dodona.engine.placement import Placement, on_one
 from dodona.engine.safetensors_folder import SafetensorsFolder, read_config
 from dodona.engine.tokenizer import Tokenizer
 from dodona.engine.weights import ParameterFiller, Source, WeightStore, check_shapes, renumbered
@@ -111,12 +112,19 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
     return Checkpoint(name=text, config=config, store=store, dropped_layers=layers)
 
 
-def load_model(checkpoint: Checkpoint, *, device: str | torch.device, dtype: torch.dtype | None = None) -> Llama:
+def load_model(
+    checkpoint: Checkpoint,
+    *,
+    device: str | torch.device,
+    dtype: torch.dtype | None = None,
+    placement: Placement | None = None,
+) -> Llama:
     """Build the model on a device, reading one tensor at a time into its place.
 
     Args:
         checkpoint: from ``open_checkpoint``.
         device: where the parameters are allocated, each once.
+        placement: where they are allocated instead, layer by layer.
         dtype: of the parameters; None for the one they are stored in.
 
     Raises:
@@ -126,7 +134,8 @@ def load_model(checkpoint: Checkpoint, *, device: str | torch.device, dtype: tor
 
     with init_empty_weights():
         model = Llama(checkpoint.config)
-    filler = ParameterFiller(model, device=torch.device(device), dtype=dtype or checkpoint.dtype)
+    model.placement = placement or on_one(checkpoint.config, torch.device(device))
+    filler = ParameterFiller(model, placement=model.placement, dtype=dtype or checkpoint.dtype)
     if isinstance(checkpoint.store, DummyWeights):
         for name in filler.unfilled():
             if (target := filler.take(name)) is not None:

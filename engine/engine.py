@@ -19,6 +19,7 @@ from dodona.engine.flash import Flash, check_flash, find_flash
 from dodona.engine.loop import Loop
 from dodona.engine.memory import MemoryPlan, device_memory, plan_memory
 from dodona.engine.ops import make_ops
+from dodona.engine.placement import on_one, parse_device_map, spread_layers
 from dodona.engine.request import DEFAULT_CONSULTS, Prompt, Request
 from dodona.engine.result import Result, Token, failed_result, make_result
 from dodona.engine.runner import Runner
@@ -65,6 +66,8 @@ class Engine:
         ops: "torch" or "triton": the step's operations; None: as the backend has them.
         loop: "host" or "device": where a step is decided; None: as the backend has it.
         attention: "own", or "flash": flash-attn 2 or 3, for the device loop on CUDA.
+        oracle_device_map: spreads the oracle's layers over devices: "auto" (all CUDA devices) or as in "cuda:0,cuda:1";
+            None: all on ``device``. For the eager backend.
         lookahead: ticks that the device loop launches before it reads the first one's record.
 
     Raises:
@@ -89,6 +92,7 @@ class Engine:
         ops: str | None = None,
         loop: str | None = None,
         attention: str = "own",
+        oracle_device_map: str | Iterable[str] | None = None,
         lookahead: int = LOOKAHEAD,
     ) -> None:
         sizes = {"max_batch": max_batch, "max_length": max_length, "kv_tokens": kv_tokens}
@@ -104,6 +108,7 @@ class Engine:
         operations = make_ops(self.backend.ops, self.device)
         size = page_size or _PAGE_SIZE.get(self.device.type, 32)
         flash = self._flash(attention, size)
+        spread = self._spread(oracle, oracle_device_map)
         opened = [open_checkpoint(base if base is not None else "arith-base")]
         if oracle is not None:
             opened.append(open_checkpoint(oracle))
@@ -114,17 +119,23 @@ class Engine:
         if oracle is not None:
             _check_pair(opened, self.tokenizer)
         self.context = min(checkpoint.config.max_position_embeddings for checkpoint in opened)
-        self.plan = self._plan_memory(opened, max_batch, max_length, kv_tokens)
+        self.plan = self._plan_memory(opened, spread, max_batch, max_length, kv_tokens)
+        placements = [on_one(checkpoint.config, self.device) for checkpoint in opened]
+        if spread:
+            reserved = self.plan.models[0].weight_bytes + self.plan.models[0].kv_bytes
+            placements[1] = spread_layers(opened[1].config, spread, self.device, self.dtype, reserved)
         runners = [
             Runner(
                 name,
-                load_model(checkpoint, device=self.device, dtype=self.dtype),
+                load_model(checkpoint, device=self.device, dtype=self.dtype, placement=placement),
                 operations,
                 pages=max(1, plan.kv_tokens // size),
                 page_size=size,
                 flash=flash,
             )
-            for name, checkpoint, plan in zip((BASE, ORACLE), opened, self.plan.models, strict=False)
+            for name, checkpoint, plan, placement in zip(
+                (BASE, ORACLE), opened, self.plan.models, placements, strict=False
+            )
         ]
         self.base = runners[0]
         self.oracle = runners[1] if oracle is not None else None
@@ -166,10 +177,27 @@ class Engine:
         check_flash(self.device, self.dtype, page_size)
         return find_flash()
 
+    def _spread(self, oracle: object, device_map: str | Iterable[str] | None) -> tuple[torch.device, ...]:
+        """The devices of the oracle's layers; none: the engine's own."""
+        if device_map is None:
+            return ()
+        if oracle is None:
+            raise RequestError("oracle_device_map needs an oracle, and none is named")
+        if self.backend != BACKENDS["eager"]:
+            raise RequestError("oracle_device_map belongs to the eager backend: CUDA graphs stay on one device")
+        return parse_device_map(device_map, self.device)
+
     def _plan_memory(
-        self, opened: list[Checkpoint], max_batch: int, max_length: int | None, kv_tokens: int | None
+        self,
+        opened: list[Checkpoint],
+        spread: tuple[torch.device, ...],
+        max_batch: int,
+        max_length: int | None,
+        kv_tokens: int | None,
     ) -> MemoryPlan:
         total, budget = device_memory(self.device)
+        if self.device.type == "cuda":  # CPU devices are one memory
+            total += sum(device_memory(device)[0] for device in {*spread} - {self.device})
         itemsize = torch.empty(0, dtype=self.dtype).element_size()
         names = (BASE, ORACLE)
         return plan_memory(

@@ -1,24 +1,29 @@
-"""The Llama forward pass in plain PyTorch: the reference backend, on CPU or CUDA.
+"""The Llama forward pass: the model, and its layers and head in plain PyTorch, which are the reference on CPU and CUDA.
 
 Shape suffixes: T tokens of one ragged forward (all sequences' rows, one after another), N rows whose output is wanted,
-E hidden size, F intermediate size, H query heads, K key/value heads, D head size, V vocabulary.
+M groups of w rows, E hidden size, F intermediate size, H query heads, K key/value heads, D head size,
+R = (H + 2K) * D rows of the fused q, k and v, V vocabulary.
 
-The model knows nothing of sequences, lags or pages: it is given token ids, their positions and an ``Attention`` that
-writes keys and values and attends. The architecture is that of Llama 3 (Grattafiori et al. 2024, arXiv:2407.21783) with
-rotary embeddings in the half-split convention of the Hugging Face checkpoints.
+The model knows nothing of sequences, lags, pages or graphs: it is given token ids, their positions and an ``Attention``
+that writes keys and values and attends. The architecture is that of Llama 3 (Grattafiori et al. 2024, arXiv:2407.21783)
+with rotary embeddings in the half-split convention of the Hugging Face checkpoints.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dodona.engine.config import LlamaConfig, rope_frequencies
-from dodona.engine.linear import Product
-from dodona.engine.ops import Ops
+from dodona.engine.linear import product
+from dodona.engine.placement import on_one
+from dodona.engine.scores import Choice, Scores, plain_scores
+
+if TYPE_CHECKING:
+    from dodona.engine.ops import Head, LayerStep, Ops
 
 
 class Attention(Protocol):
@@ -33,17 +38,23 @@ class Attention(Protocol):
         ...
 
 
+class LayerWeights(NamedTuple):
+    """One decoder layer's weights, with q, k, v and gate, up fused into one matrix each; a bias that is not is None."""
+
+    attn_norm_E: Tensor
+    qkv_RE: Tensor
+    qkv_bias_R: Tensor | None
+    o_EA: Tensor  # A = H * D
+    o_bias_E: Tensor | None
+    mlp_norm_E: Tensor
+    gate_up_2FE: Tensor  # gate's rows, then up's
+    gate_up_bias_2F: Tensor | None
+    down_EF: Tensor
+    down_bias_E: Tensor | None
+
+
 class Layer(nn.Module):
-    """Weights of one decoder layer, with q, k, v and gate, up fused into one product each.
-
-    ``prepare`` turns the matrices into the products ``times_qkv``, ``times_o``, ``times_gate_up``, ``times_down`` and
-    lets go of the parameters, which the products may have copied into another layout.
-    """
-
-    times_qkv: Product
-    times_o: Product
-    times_gate_up: Product
-    times_down: Product
+    """The parameters of one decoder layer, from loading to ``release``."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -51,30 +62,73 @@ class Layer(nn.Module):
         rows, inner = (heads + 2 * kv_heads) * config.head_dim, config.intermediate_size
         self.attn_norm = _weight(hidden)
         self.qkv = _weight(rows, hidden)
+        self.qkv_bias = _weight(rows) if config.attention_bias else None
         self.o = _weight(hidden, heads * config.head_dim)
+        self.o_bias = _weight(hidden) if config.attention_bias else None
         self.mlp_norm = _weight(hidden)
         self.gate_up = _weight(2 * inner, hidden)
-        self.down = _weight(hidden, inner)
-        self.qkv_bias = _weight(rows) if config.attention_bias else None
-        self.o_bias = _weight(hidden) if config.attention_bias else None
         self.gate_up_bias = _weight(2 * inner) if config.mlp_bias else None
+        self.down = _weight(hidden, inner)
         self.down_bias = _weight(hidden) if config.mlp_bias else None
 
-    def prepare(self, ops: Ops) -> None:
-        """Make the products from the loaded matrices."""
-        for name in ("qkv", "o", "gate_up", "down"):
-            setattr(self, f"times_{name}", ops.product(getattr(self, name), getattr(self, f"{name}_bias")))
+    def release(self) -> LayerWeights:
+        """Give the weights away: whoever runs the layer may keep them in another layout, and there is no second copy."""
+        names = (
+            "attn_norm", "qkv", "qkv_bias", "o", "o_bias", "mlp_norm", "gate_up", "gate_up_bias", "down", "down_bias",
+        )  # fmt: skip
+        weights = [getattr(self, name) for name in names]
+        for name in names:
             setattr(self, name, None)
+        return LayerWeights(*(None if weight is None else weight.detach() for weight in weights))
+
+
+class PlainLayer:
+    """One decoder layer in plain PyTorch.
+
+    Args:
+        index: the layer's number, for the attention.
+    """
+
+    def __init__(self, weights: LayerWeights, index: int, config: LlamaConfig) -> None:
+        self.index, self._eps = index, config.rms_norm_eps
+        self._attn_norm_E, self._mlp_norm_E = weights.attn_norm_E, weights.mlp_norm_E
+        self._times_qkv = product(weights.qkv_RE, weights.qkv_bias_R)
+        self._times_o = product(weights.o_EA, weights.o_bias_E)
+        self._times_gate_up = product(weights.gate_up_2FE, weights.gate_up_bias_2F)
+        self._times_down = product(weights.down_EF, weights.down_bias_E)
+
+    def __call__(self, x_TE: Tensor, attention: Attention) -> Tensor:
+        """The layer's output ``[T, E]``."""
+        h_TE = F.rms_norm(x_TE, self._attn_norm_E.shape, self._attn_norm_E, self._eps)
+        x_TE = x_TE + self._times_o(attention.attend(self.index, self._times_qkv(h_TE)))
+        h_TE = F.rms_norm(x_TE, self._mlp_norm_E.shape, self._mlp_norm_E, self._eps)
+        gate_TF, up_TF = self._times_gate_up(h_TE).chunk(2, -1)
+        return x_TE + self._times_down(F.silu(gate_TF) * up_TF)
+
+
+class PlainHead:
+    """Final norm and output product in plain PyTorch, and what follows from the logits."""
+
+    def __init__(self, norm_E: Tensor, weight_VE: Tensor, config: LlamaConfig) -> None:
+        self._norm_E, self._eps = norm_E, config.rms_norm_eps
+        self._times_head = product(weight_VE, None)
+
+    def logits(self, hidden_NE: Tensor) -> Tensor:
+        """Scores ``[N, V]`` in the model's dtype."""
+        return self._times_head(F.rms_norm(hidden_NE, self._norm_E.shape, self._norm_E, self._eps))
+
+    def score(self, hidden_NE: Tensor, ids_Mw: Tensor, choice: Choice | None, *, want_logits: bool) -> Scores:
+        """See ``Llama.score``."""
+        return plain_scores(self.logits(hidden_NE), ids_Mw, choice)
 
 
 class Llama(nn.Module):
-    """A Llama decoder. ``forward`` gives normalised hidden states of the wanted rows, ``logits`` their scores.
+    """A Llama decoder: ``forward`` gives hidden states of the wanted rows, ``logits`` and ``score`` what they say.
 
     Load the parameters, call ``prepare`` once, then run.
     """
 
-    ops: Ops
-    times_head: Product
+    head: Head
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -84,15 +138,17 @@ class Llama(nn.Module):
         self.norm = _weight(config.hidden_size)
         if not config.tie_word_embeddings:
             self.lm_head = _weight(config.vocab_size, config.hidden_size)
+        self.placement = on_one(config, torch.device("cpu"))  # set where the parameters get their memory
+        self._steps: list[LayerStep] = []
         self._rope: tuple[Tensor, Tensor] | None = None
 
     def prepare(self, ops: Ops) -> Llama:
-        """Choose the operations and give them the weights in the layouts that they want; returns the model itself."""
-        self.ops = ops
-        for layer in self.layers:
+        """Give the weights to these operations, in the layouts that they want; returns the model itself."""
+        for index, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            layer.prepare(ops)
-        self.times_head = ops.product(self.embed if self.config.tie_word_embeddings else self.lm_head, None)
+            self._steps.append(ops.layer(layer.release(), index, self.config))
+        last = self.embed if self.config.tie_word_embeddings else self.lm_head
+        self.head = ops.head(self.norm.detach(), last.detach(), self.config)
         if not self.config.tie_word_embeddings:
             del self.lm_head
         return self
@@ -131,24 +187,37 @@ class Llama(nn.Module):
             wanted_N: indices into T of the rows to return; None for all of them.
 
         Returns:
-            Hidden states ``[N, E]`` after the final norm.
+            The last layer's output ``[N, E]``, before the final norm, which belongs to the head.
         """
-        ops, eps = self.ops, self.config.rms_norm_eps
         attention.rotate_by(*self.rope_tables())
         x_TE = F.embedding(ids_T, self.embed)
-        for index, layer in enumerate(self.layers):
-            assert isinstance(layer, Layer)
-            h_TE = ops.rms_norm(x_TE, layer.attn_norm, eps)
-            x_TE = x_TE + layer.times_o(attention.attend(index, layer.times_qkv(h_TE)))
-            h_TE = ops.rms_norm(x_TE, layer.mlp_norm, eps)
-            x_TE = x_TE + layer.times_down(ops.silu_mul(layer.times_gate_up(h_TE)))
-        if wanted_N is not None:
-            x_TE = x_TE[wanted_N]
-        return ops.rms_norm(x_TE, self.norm, eps)
+        if self.placement.spread:
+            x_TE = self._hop(x_TE, attention)
+        else:
+            for step in self._steps:
+                x_TE = step(x_TE, attention)
+        return x_TE if wanted_N is None else x_TE[wanted_N]
+
+    def _hop(self, x_TE: Tensor, attention: Attention) -> Tensor:
+        """All layers, each on its own device, and back."""
+        for step, device in zip(self._steps, self.placement.layers, strict=True):
+            x_TE = step(x_TE.to(device, non_blocking=True), attention)
+        return x_TE.to(self.placement.first, non_blocking=True)
 
     def logits(self, hidden_NE: Tensor) -> Tensor:
-        """Scores ``[N, V]`` in the model's dtype."""
-        return self.times_head(hidden_NE)
+        """Scores ``[N, V]`` in the model's dtype, of what ``forward`` returned."""
+        return self.head.logits(hidden_NE)
+
+    def score(self, hidden_NE: Tensor, ids_Mw: Tensor, choice: Choice | None, *, want_logits: bool) -> Scores:
+        """Statistics of every row, log-probabilities of given ids, and a token after the last row of each group.
+
+        Args:
+            hidden_NE: of N = M * w rows, what ``forward`` returned.
+            ids_Mw: int64, whose log-probabilities are wanted; any id where none is.
+            choice: how tokens are drawn; None: each the most likely one.
+            want_logits: whether the logits are needed too; without, there may be none.
+        """
+        return self.head.score(hidden_NE, ids_Mw, choice, want_logits=want_logits)
 
 
 def _weight(*shape: int) -> nn.Parameter:

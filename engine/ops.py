@@ -1,4 +1,4 @@
-"""The operations of a decode step that have two implementations: torch's, and the Triton kernels of ``dodona.kernels``.
+"""The operations of a step that have two implementations: torch's, and the Triton kernels of ``dodona.kernels``.
 
 Everything else (scheduling, caches, triggers) is the same for both. ``TorchOps`` is the reference and runs anywhere;
 ``TritonOps`` needs a CUDA device, or ``TRITON_INTERPRET=1`` to be tried out without one.
@@ -7,35 +7,50 @@ Everything else (scheduling, caches, triggers) is the same for both. ``TorchOps`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from dodona.engine.cache import Feed, PagedBatch, PagedCache
+from dodona.engine.config import LlamaConfig
 from dodona.engine.errors import RequestError
-from dodona.engine.linear import Product, product
+from dodona.engine.grid import Grid
+from dodona.engine.llama import Attention, LayerWeights, PlainHead, PlainLayer
 from dodona.engine.sampling import Settings, draw
+from dodona.engine.scores import Choice, Scores
 from dodona.engine.signals import Statistics, statistics
 
-if TYPE_CHECKING:
-    from dodona.engine.cache import Feed, PagedBatch, PagedCache
-    from dodona.engine.llama import Attention
+
+class LayerStep(Protocol):
+    """What a decoder layer does in a forward."""
+
+    def __call__(self, x_TE: Tensor, attention: Attention) -> Tensor:
+        """The layer's output ``[T, E]``; x may be overwritten."""
+        ...
+
+
+class Head(Protocol):
+    """The final norm and the output product."""
+
+    def logits(self, hidden_NE: Tensor) -> Tensor:
+        """As ``Llama.logits``."""
+        ...
+
+    def score(self, hidden_NE: Tensor, ids_Mw: Tensor, choice: Choice | None, *, want_logits: bool) -> Scores:
+        """As ``Llama.score``."""
+        ...
 
 
 class Ops(Protocol):
-    """What a model and the loop ask for. T tokens, E hidden, F intermediate, N rows, V vocabulary."""
+    """What a model and the loop ask for. T tokens, E hidden, N rows, M slots, V vocabulary."""
 
-    def rms_norm(self, x_TE: Tensor, weight_E: Tensor, eps: float) -> Tensor:
-        """Root-mean-square norm of each row."""
+    def layer(self, weights: LayerWeights, index: int, config: LlamaConfig) -> LayerStep:
+        """A decoder layer of these weights, which are this caller's to keep."""
         ...
 
-    def silu_mul(self, gate_up_T2F: Tensor) -> Tensor:
-        """SiLU of the gate half times the up half, ``[T, F]``."""
-        ...
-
-    def product(self, weight: Tensor, bias: Tensor | None) -> Product:
-        """The function that multiplies by a weight."""
+    def head(self, norm_E: Tensor, weight_VE: Tensor, config: LlamaConfig) -> Head:
+        """The head of these weights."""
         ...
 
     def batch(self, cache: PagedCache, feeds: Sequence[Feed]) -> PagedBatch:
@@ -54,42 +69,34 @@ class Ops(Protocol):
         ...
 
     def draw(
-        self, logits_NV: Tensor, top1_N: Tensor, settings: Settings, keys_N2: Tensor, positions_N: Tensor
+        self, logits_NV: Tensor, stats: Statistics, settings: Settings, keys_N2: Tensor, positions_N: Tensor
     ) -> Tensor:
-        """The token of each row, as ``sampling.draw``."""
+        """The token of each row, as ``sampling.draw``; ``stats`` are those of the same logits."""
         ...
 
 
 class TorchOps:
     """Plain PyTorch."""
 
-    def rms_norm(self, x_TE: Tensor, weight_E: Tensor, eps: float) -> Tensor:
-        return F.rms_norm(x_TE, weight_E.shape, weight_E, eps)
+    def layer(self, weights: LayerWeights, index: int, config: LlamaConfig) -> LayerStep:
+        return PlainLayer(weights, index, config)
 
-    def silu_mul(self, gate_up_T2F: Tensor) -> Tensor:
-        gate, up = gate_up_T2F.chunk(2, -1)
-        return F.silu(gate) * up
-
-    def product(self, weight: Tensor, bias: Tensor | None) -> Product:
-        return product(weight, bias)
+    def head(self, norm_E: Tensor, weight_VE: Tensor, config: LlamaConfig) -> Head:
+        return PlainHead(norm_E, weight_VE, config)
 
     def batch(self, cache: PagedCache, feeds: Sequence[Feed]) -> PagedBatch:
-        from dodona.engine.cache import PagedBatch
-
         return PagedBatch(cache, feeds)
 
     def grid(self, cache: PagedCache, slots_M: Tensor, starts_M: Tensor, queries: int, pages: int) -> Attention:
-        from dodona.engine.grid import Grid
-
         return Grid(cache, slots_M, starts_M, queries, pages)
 
     def statistics(self, logits_NV: Tensor) -> Statistics:
         return statistics(logits_NV)
 
     def draw(
-        self, logits_NV: Tensor, top1_N: Tensor, settings: Settings, keys_N2: Tensor, positions_N: Tensor
+        self, logits_NV: Tensor, stats: Statistics, settings: Settings, keys_N2: Tensor, positions_N: Tensor
     ) -> Tensor:
-        return draw(logits_NV, top1_N, settings, keys_N2, positions_N)
+        return draw(logits_NV, stats.top1, settings, keys_N2, positions_N)
 
 
 def make_ops(name: str, device: torch.device) -> Ops:

@@ -70,12 +70,14 @@ class Recording:
     @property
     def sequence(self) -> Array:
         """[N] the sequence of each token."""
-        return np.repeat(np.arange(len(self.runs)), self.lengths)
+        sequence: Array = np.repeat(np.arange(len(self.runs)), self.lengths)
+        return sequence
 
     @property
     def position(self) -> Array:
         """[N] each token's generated-token index."""
-        return np.arange(self.tokens) - np.repeat(self.edges[:-1], self.lengths)
+        position: Array = np.arange(self.tokens) - np.repeat(self.edges[:-1], self.lengths)
+        return position
 
     @property
     def after(self) -> Array:

@@ -90,6 +90,24 @@ class Replayer:
         starts, lengths = starts[order], lengths[order]
         return Consults(starts, lengths, np.searchsorted(self.recording.edges, starts, side="right") - 1)
 
+    def own_consults(self) -> Consults:
+        """The consults that each sequence's own trigger makes.
+
+        Raises:
+            DodonaError: as ``consults``; a trigger that was no text cannot be read again.
+        """
+        texts = [run.trigger for run in self.recording.runs]
+        parts = []
+        for text in dict.fromkeys(texts):
+            chosen = np.array([own == text for own in texts], dtype=bool)
+            found = Replayer(self.recording.select(chosen), self.budget).consults(text)
+            sequence = np.flatnonzero(chosen)[found.sequence]
+            shift = self.recording.edges[sequence] - _edges(self.recording.lengths[chosen])[found.sequence]
+            parts.append(Consults(found.start + shift, found.length, sequence))
+        start, length, sequence = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        order = np.argsort(start)
+        return Consults(start[order], length[order], sequence[order])
+
     def fired(self, trigger: str | Trigger) -> Array:
         """[N] bool: whether a trigger that reads none of ``STATEFUL`` fires, were it asked.
 
@@ -262,6 +280,10 @@ def replay(trace: Mapping[str, Array], trigger: str | Trigger | None = None, bud
     own = recording.runs[0].trigger
     found = Replayer(recording, budget).consults(own if trigger is None else trigger)
     return [int(start) for start in found.start]
+
+
+def _edges(lengths: Array) -> Array:
+    return np.concatenate(([0], np.cumsum(lengths)))
 
 
 def _needed(program: Trigger) -> list[str]:

@@ -21,7 +21,14 @@ class Runner:
         self, name: str, model: Llama, ops: Ops, *, pages: int, page_size: int, flash: Flash | None = None
     ) -> None:
         self.name, self.model, self.ops = name, model.prepare(ops), ops
-        self.cache = PagedCache(model.config, pages=pages, page_size=page_size, dtype=model.dtype, device=model.device)
+        self.cache = PagedCache(
+            model.config,
+            pages=pages,
+            page_size=page_size,
+            dtype=model.dtype,
+            device=model.device,
+            layers=model.placement.layers,
+        )
         self._flash = flash
         self.attention: dict[int, Tensor | None] = {}  # [4] signals by wanted row of the last forward, where asked for
         self.forwards = 0

@@ -30,6 +30,7 @@ class Statistics(NamedTuple):
     top1: Tensor  # [N] int64, the lowest id among the largest logits
     top_prob: Tensor  # [N] float32
     margin: Tensor  # [N] float32
+    top_logit: Tensor  # [N] float32
 
 
 def statistics(logits_NV: Tensor) -> Statistics:
@@ -48,7 +49,7 @@ def statistics(logits_NV: Tensor) -> Statistics:
     second = p.scatter(-1, top1, 0.0).amax(-1)
     lse = (top + log_total).squeeze(-1)
     lse = torch.where(lse.isfinite(), lse, torch.nan)
-    return Statistics(lse, entropy, varentropy, top1.squeeze(-1), top_prob, top_prob - second)
+    return Statistics(lse, entropy, varentropy, top1.squeeze(-1), top_prob, top_prob - second, top.squeeze(-1))
 
 
 def logprob(logits_NV: Tensor, lse_N: Tensor, ids_N: Tensor) -> Tensor:

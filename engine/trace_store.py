@@ -188,7 +188,7 @@ def _frame(table: pa.Table) -> bytes:
     options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)  # threads cost more than one run's table
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
-    payload = sink.getvalue().to_pybytes()
+    payload: bytes = sink.getvalue().to_pybytes()
     return _HEAD.pack(_MAGIC, len(payload), zlib.crc32(payload)) + payload
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from dodona.engine.llama import Llama
+    from dodona.engine.placement import Placement
 
 Source = Literal["folder", "hub", "gguf", "dummy"]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -126,8 +127,8 @@ def renumbered(tensor: str, dropped: Collection[int]) -> str | None:
 class ParameterFiller:
     """Gives a model on the meta device its parameters: each is allocated once, when its first slice arrives."""
 
-    def __init__(self, model: Llama, *, device: torch.device, dtype: torch.dtype) -> None:
-        self._model, self._device, self._dtype = model, device, dtype
+    def __init__(self, model: Llama, *, placement: Placement, dtype: torch.dtype) -> None:
+        self._model, self._placement, self._dtype = model, placement, dtype
         self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         self._unfilled = slots(model.config)
         self._allocated: dict[str, Tensor] = {}
@@ -139,7 +140,9 @@ class ParameterFiller:
         if slot is None:
             return None
         if slot.parameter not in self._allocated:
-            empty = torch.empty(self._shapes[slot.parameter], device=self._device, dtype=self._dtype)
+            layer = re.match(r"layers\.(\d+)\.", slot.parameter)
+            device = self._placement.first if layer is None else self._placement.layers[int(layer[1])]
+            empty = torch.empty(self._shapes[slot.parameter], device=device, dtype=self._dtype)
             self._allocated[slot.parameter] = empty
             module, _, attribute = slot.parameter.rpartition(".")
             setattr(self._model.get_submodule(module), attribute, nn.Parameter(empty, requires_grad=False))

@@ -19,7 +19,7 @@ from dodona.engine.tokenizer import Tokenizer
 
 # Options of Engine beside the models, device and dtype: whole numbers of 1 or more, and texts.
 SIZES: Final = ("max_batch", "max_length", "kv_tokens", "threads", "lookahead")
-WORDS: Final = ("backend", "ops", "loop", "attention")
+WORDS: Final = ("backend", "ops", "loop", "attention", "oracle_device_map")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 

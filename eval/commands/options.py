@@ -118,6 +118,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         ("backend", "NAME", "eager (default), or triton: kernels, state on the device, CUDA graphs"),
         ("ops", "OPS", "torch or triton, whatever the backend"),
         ("loop", "LOOP", "host or device, whatever the backend"),
+        ("oracle-device-map", "MAP", "spread the oracle's layers: auto, or as in cuda:0,cuda:1; eager backend"),
         ("attention", "NAME", "own (default), or flash: flash-attn 2 or 3, with --loop device on cuda"),
     ):
         group.add_argument(f"--{name}", metavar=metavar, default=argparse.SUPPRESS, help=help_)

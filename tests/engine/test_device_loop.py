@@ -306,7 +306,7 @@ def test_padding_never_reaches_the_page_that_nobody_owns(folders):
     grid = Grid(cache, torch.tensor([slot]), torch.tensor([2]), 8, 4)
     grid.rotate_by(torch.ones(64, 8), torch.zeros(64, 8))
     grid.attend(0, torch.full((8, 32), torch.nan))
-    assert (cache.kv_L2PSKD[:, :, 0] == 0).all()
+    assert (cache.storages[0][:, :, 0] == 0).all()
 
 
 def test_the_default_lookahead_is_the_engines():

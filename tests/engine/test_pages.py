@@ -106,14 +106,14 @@ def test_poisoned_pages_are_handed_out_clean():
     cache = PagedCache(config, pages=3, page_size=2, dtype=torch.float32, device=torch.device("cpu"))
     slot = cache.pool.open()
     cache.begin([Feed(slot, [1, 2, 3], 1)])
-    cache.kv_L2PSKD[:, :, cache.pool.table(slot)] = torch.nan
+    cache.storages[0][:, :, cache.pool.table(slot)] = torch.nan
     twin = cache.pool.fork(slot)
     cache.pool.poison(slot)
     cache.pool.close(slot)
-    assert cache.kv_L2PSKD.isnan().any(), "a page that somebody still holds is left alone"
+    assert cache.storages[0].isnan().any(), "a page that somebody still holds is left alone"
     cache.pool.close(twin)
     cache.begin([Feed(cache.pool.open(), [1], 1)])
-    assert not cache.kv_L2PSKD.isnan().any()
+    assert not cache.storages[0].isnan().any()
 
 
 def test_the_device_table_and_lengths_follow_the_pool():

@@ -130,9 +130,7 @@ def load_model(
     Raises:
         CheckpointError: when a file turns out to be torn.
     """
-    from accelerate import init_empty_weights
-
-    with init_empty_weights():
+    with torch.device("meta"):
         model = Llama(checkpoint.config)
     model.placement = placement or on_one(checkpoint.config, torch.device(device))
     filler = ParameterFiller(model, placement=model.placement, dtype=dtype or checkpoint.dtype)

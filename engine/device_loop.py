@@ -81,6 +81,7 @@ class DeviceLoop:
         max_batch: seats.
         chunk: the most tokens that one program reads of a sequence; a power of two.
         lookahead: ticks that are on their way before the host reads a record; 1 reads each before the next.
+        kernels: whether steps of one token a seat are decided by a kernel, as the models run on kernels too.
         poll_seconds: how long to sleep between two looks at a record that has not arrived; 0 looks all the time.
     """
 
@@ -95,6 +96,7 @@ class DeviceLoop:
         lookahead: int = LOOKAHEAD,
         poll_seconds: float = 0.0,
         threads: int | None = None,
+        kernels: bool = False,
     ) -> None:
         self.runners = {BASE: base} | ({ORACLE: oracle} if oracle is not None else {})
         device, config = base.model.device, base.config
@@ -111,12 +113,13 @@ class DeviceLoop:
         self._watched: dict[Trigger, int] = {}
         self._ema_places: dict[tuple[str, float], int] = {}
         self._failures: dict[int, str] = {}
-        table = torch.zeros(2, config.vocab_size, dtype=torch.bool)
+        table = torch.zeros(3, config.vocab_size, dtype=torch.bool)
         table[0, list(eos[0])] = True
         table[1, list(frozenset().union(*eos))] = True
         ends = table.to(device)
+        make_step = _step_class(kernels)
         self._steps = {
-            name: Step(runner, self.seats, ends, self._ema_places, self._failures)
+            name: make_step(runner, self.seats, ends, self._ema_places, self._failures)
             for name, runner in self.runners.items()
         }
         for runner in self.runners.values():
@@ -347,6 +350,14 @@ class DeviceLoop:
         )
         member.since = self.programs
         member.guess = Guess(phase, length, read[0], read[1], 0, True)
+
+
+def _step_class(kernels: bool) -> type[Step]:
+    if not kernels:
+        return Step
+    from dodona.engine.kernel_step import KernelStep  # needs triton
+
+    return KernelStep
 
 
 def _advance(guess: Guess, model: str, tokens: int, sequence: Sequence) -> None:

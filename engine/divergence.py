@@ -32,7 +32,7 @@ class Divergence(NamedTuple):
 
 
 def divergence(base: Llama, oracle: Llama, base_NE: Tensor, oracle_NE: Tensor) -> Divergence:
-    """KL and JS of each position, from both models' hidden states after their final norms."""
+    """KL and JS of each position, from what both models' ``forward`` returned."""
     block = max(1, _LOGITS_AT_ONCE // base.config.vocab_size)
     parts = [
         divergence_of_logits(base.logits(base_NE[at : at + block]), oracle.logits(oracle_NE[at : at + block]))

@@ -153,6 +153,7 @@ class Engine:
                 eos=self._eos,
                 lookahead=lookahead,
                 threads=threads,
+                kernels=self.backend.ops == "triton",
             )
             self.scheduler: Scheduler = self.loop.scheduler
         else:
@@ -269,13 +270,13 @@ class Engine:
         finally:
             self._cancel(finished)
 
-    def check(self, request: Request) -> None:
-        """Refuse what ``generate`` would refuse for this request, without running anything.
+    def check(self, request: Request) -> Sequence:
+        """Refuse what ``generate`` would refuse for this request; returns its sequence, which nobody runs.
 
         Raises:
             RequestError: a prompt or an option that these models cannot serve.
         """
-        self._sequence(request)
+        return self._sequence(request)
 
     def cancel(self, request_id: str) -> int:
         """Cancel the requests with this ``id``; their results come out as cancelled, with what was written so far."""
@@ -415,6 +416,8 @@ class Engine:
             )
         limit = min(request.max_new_tokens, self.context - len(ids))
         eos = self._eos[0].union(*self._eos[1:]) if c > 0 else self._eos[0]
+        if request.ignore_eos:
+            eos = frozenset()
         sequence = Sequence(request, ids, c=c, limit=limit, eos_ids=eos, tokenizer=self.tokenizer)
         too_large = self.scheduler.fits(sequence)
         if too_large:

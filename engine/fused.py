@@ -19,13 +19,11 @@ R = (H + 2K) * D.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dodona.engine.config import LlamaConfig
 from dodona.engine.llama import Attention, LayerWeights
-from dodona.engine.sampling import Settings
 from dodona.engine.scores import Choice, Scores, last_rows
 from dodona.engine.signals import Statistics
 from dodona.engine.triton_attention import TritonAttention
@@ -120,17 +118,15 @@ class FusedHead:
         else:
             logits_NV = self.logits(hidden_NE)
             stats = uncertainty(logits_NV, ids_N)
-        last = Uncertainty._make(last_rows(column, ids_Mw) for column in stats)
+        found, last = statistics_of(stats), Uncertainty._make(last_rows(column, ids_Mw) for column in stats)
         if choice is not None and drawn is None:
             assert logits_NV is not None
             drawn = sampled(last_rows(logits_NV, ids_Mw), last, choice)
-        return Scores(
-            statistics_of(stats),
-            stats.logprob.view_as(ids_Mw),
-            (last.top1 if drawn is None else drawn.id).clamp_min(0),
-            last.top_logit - last.lse if drawn is None else drawn.logprob,
-            logits_NV,
-        )
+        if drawn is None:
+            token_M, token_logprob_M = last_rows(found.top1, ids_Mw), last.top_logit - last.lse
+        else:
+            token_M, token_logprob_M = drawn.id.clamp_min(0), drawn.logprob
+        return Scores(found, stats.logprob.view_as(ids_Mw), token_M, token_logprob_M, logits_NV)
 
 
 def statistics_of(found: Uncertainty) -> Statistics:
@@ -148,23 +144,31 @@ def statistics_of(found: Uncertainty) -> Statistics:
 
 def sampled(logits_NV: Tensor, stats: Uncertainty, choice: Choice) -> Sample:
     """The draw of each row of logits, whose statistics are known."""
-    draw = _draw(choice)
-    dense = Uncertainty._make(column.contiguous() for column in stats)
-    top_k_N, top_p_N, min_p_N = draw.filters
-    return sample(logits_NV, *draw[:3], top_k_B=top_k_N, top_p_B=top_p_N, min_p_B=min_p_N, statistics=dense)
+    temperature_N, keys_N2, positions_N, (top_k_N, top_p_N, min_p_N), _ = _draw(choice)
+    dense = {name: getattr(stats, name).contiguous() for name in ("top_logit", "top_prob", "error")}
+    return sample(
+        logits_NV,
+        temperature_N,
+        keys_N2,
+        positions_N,
+        top_k_B=top_k_N,
+        top_p_B=top_p_N,
+        min_p_B=min_p_N,
+        statistics=stats._replace(**dense),
+    )
 
 
 def _draw(choice: Choice) -> Draw:
-    settings: Settings = choice.settings
-    ordered, min_p = settings.ordered, settings.min_p
-    filters = Filters(
-        settings.top_k_N if ordered else None, settings.top_p_N if ordered else None, settings.min_p_N if min_p else None
-    )
-    return Draw(settings.temperature_N, choice.keys_M2, choice.positions_M, filters)
+    settings, filters = choice.settings, Filters()
+    if settings.ordered:
+        filters = filters._replace(top_k=settings.top_k_N.contiguous(), top_p=settings.top_p_N.contiguous())
+    if settings.min_p:
+        filters = filters._replace(min_p=settings.min_p_N.contiguous())
+    return Draw(settings.temperature_N.contiguous(), choice.keys_M2.contiguous(), choice.positions_M, filters)
 
 
 def _add_product(x_TE: Tensor, h_TK: Tensor, weight_EK: Tensor, bias_E: Tensor | None) -> None:
-    """Add a product to x in place: the residual is cuBLAS's own beta, and rounding happens once."""
+    """Add a product to x in place: cuBLAS adds it to its own sums, which saves a launch and a rounding."""
     if bias_E is not None:
         x_TE.add_(bias_E)
-    torch.addmm(x_TE, h_TK, weight_EK.T, out=x_TE)
+    x_TE.addmm_(h_TK, weight_EK.T)

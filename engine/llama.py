@@ -72,7 +72,7 @@ class Layer(nn.Module):
         self.down_bias = _weight(hidden) if config.mlp_bias else None
 
     def release(self) -> LayerWeights:
-        """Give the weights away: whoever runs the layer may keep them in another layout, and there is no second copy."""
+        """Give the weights away, to whoever runs the layer and may keep them in another layout."""
         names = (
             "attn_norm", "qkv", "qkv_bias", "o", "o_bias", "mlp_norm", "gate_up", "gate_up_bias", "down", "down_bias",
         )  # fmt: skip
@@ -119,7 +119,8 @@ class PlainHead:
 
     def score(self, hidden_NE: Tensor, ids_Mw: Tensor, choice: Choice | None, *, want_logits: bool) -> Scores:
         """See ``Llama.score``."""
-        return plain_scores(self.logits(hidden_NE), ids_Mw, choice)
+        scores = plain_scores(self.logits(hidden_NE), ids_Mw, choice)
+        return scores if want_logits else scores._replace(logits_NV=None)
 
 
 class Llama(nn.Module):

@@ -246,7 +246,7 @@ def _observe(
         keys.append(sequence.key)
         places.append(index - len(sequence.prompt))
         known.append(-1 if due else sequence.ids[index])
-    tokens = choose(runner.ops.draw, logits_NV, stats.top1, samplings, keys, places)
+    tokens = choose(runner.ops.draw, logits_NV, stats, samplings, keys, places)
     if max(known) >= 0:
         written = torch.tensor(known, device=device)
         tokens = torch.where(written >= 0, written, tokens)

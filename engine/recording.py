@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from dodona.engine.errors import DodonaError
 from dodona.engine.sequence import ORACLE
-from dodona.engine.trace import COLUMNS, Columns, plain_columns, read_metadata, trace_tables
+from dodona.engine.trace import Columns, plain_columns, read_metadata, trace_tables
+from dodona.engine.trace_schema import COLUMNS
 from dodona.engine.trace_store import JOURNAL, journal_tables
 
 Array = np.ndarray[Any, Any]

@@ -29,6 +29,7 @@ class Request:
     step_size: int = 10  # base tokens between two boundaries, where the trigger does not set its own
     max_oracle_tokens: int | None = None  # cap on oracle tokens; may cut the last burst short
     max_new_tokens: int = 256
+    ignore_eos: bool = False  # no end token of either model ends the text
     stop: tuple[str, ...] = ()  # the token that completes one of these in the text ends it (special tokens are no text)
     seed: int = 0
     key: str | None = None  # request key of the random draws; None: a hash of the prompt's ids

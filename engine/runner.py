@@ -46,7 +46,7 @@ class Runner:
             layers: for each wanted row, the layer whose attention signals to leave in ``attention``; none named: none.
 
         Returns:
-            Hidden states ``[N, E]`` after the final norm of each feed's last ``wanted`` ids, in the order of the feeds.
+            What ``Llama.forward`` returns, ``[N, E]``, of each feed's last ``wanted`` ids, in the order of the feeds.
         """
         self.cache.begin(feeds)
         batch = self.ops.batch(self.cache, feeds)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dodona.engine.errors import RequestError
 from dodona.engine.philox import gumbel
+from dodona.engine.signals import Statistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,28 +117,28 @@ def draw(logits_NV: Tensor, top1_N: Tensor, settings: Settings, keys_N2: Tensor,
 def choose(
     draw_rows: Draw,
     logits_NV: Tensor,
-    top1_N: Tensor,
+    stats: Statistics,
     samplings: Sequence[Sampling],
     keys: Sequence[tuple[int, int]],
     positions: Sequence[int],
 ) -> Tensor:
     """The token of each row, ``[N]`` int64, with settings, keys and positions from the host.
 
-    Only the rows that are not greedy go to ``draw_rows`` (``draw``, or a kernel that does the same).
+    Only the rows that are not greedy go to ``draw_rows`` (``Ops.draw``).
     """
     drawn = [row for row, sampling in enumerate(samplings) if not sampling.greedy]
     if not drawn:
-        return top1_N
+        return stats.top1
     device = logits_NV.device
     rows = torch.tensor(drawn, device=device)
     tokens = draw_rows(
         logits_NV[rows],
-        top1_N[rows],
+        Statistics._make(column[rows] for column in stats),
         settings_of([samplings[row] for row in drawn], device),
         torch.tensor([keys[row] for row in drawn], device=device),
         torch.tensor([positions[row] for row in drawn], device=device),
     )
-    return top1_N.scatter(0, rows, tokens)
+    return stats.top1.scatter(0, rows, tokens)
 
 
-Draw: TypeAlias = Callable[[Tensor, Tensor, Settings, Tensor, Tensor], Tensor]
+Draw: TypeAlias = Callable[[Tensor, Statistics, Settings, Tensor, Tensor], Tensor]

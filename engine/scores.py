@@ -17,8 +17,8 @@ from dodona.engine.signals import Statistics, logprob, statistics
 class Choice(NamedTuple):
     """How the token after each group's last row is drawn; one of temperature 0 is the most likely."""
 
-    settings: Settings  # of M rows, each column dense
-    keys_M2: Tensor  # [M, 2] int64, dense: each sequence's Philox key
+    settings: Settings  # of M rows
+    keys_M2: Tensor  # [M, 2] int64: each sequence's Philox key
     positions_M: Tensor  # [M] int64, the tokens' indices among those generated
 
 

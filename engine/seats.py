@@ -75,7 +75,7 @@ class Column(IntEnum):
     TRIGGER = 22  # its number among the triggers in use; -1: none can fire
     KEY_0 = 23  # Philox key
     KEY_1 = 24
-    ANY_EOS = 25  # 1: the oracle's end tokens end the text too
+    ANY_EOS = 25  # whose end tokens end the text: 0 the base's, 1 either model's, 2 none
     PENDING = 26  # 1: the base's distribution waits for the oracle's token of this position
     BROKEN = 27  # generated position of NaN logits
     BASE_TOP_K = 28
@@ -168,7 +168,7 @@ class Seats:
             Column.TRIGGER: trigger,
             Column.KEY_0: sequence.key[0],
             Column.KEY_1: sequence.key[1],
-            Column.ANY_EOS: sequence.c > 0,
+            Column.ANY_EOS: 2 if request.ignore_eos else sequence.c > 0,
             Column.BASE_TOP_K: request.base_sampling.top_k,
             Column.ORACLE_TOP_K: request.oracle_sampling.top_k,
         }

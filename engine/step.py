@@ -18,9 +18,10 @@ from torch import Tensor
 
 from dodona.engine.runner import Runner
 from dodona.engine.sampling import Settings
+from dodona.engine.scores import Choice, Scores, last_rows
 from dodona.engine.seats import Column, Finish, Phase, Seats
 from dodona.engine.sequence import BASE
-from dodona.engine.signals import Statistics, logprob, rank
+from dodona.engine.signals import rank
 from dodona.engine.trigger import Trigger, ema_column, ema_step
 
 RECORD = (Column.PHASE, Column.FINISH, Column.LENGTH, Column.BASE_LENGTH, Column.ORACLE_LENGTH, Column.BROKEN)
@@ -51,7 +52,7 @@ class Step:
     """The programs of one model over one set of seats.
 
     Args:
-        eos: ``[2, V]`` bool: the end tokens of the base, and of either model.
+        eos: ``[3, V]`` bool: the end tokens of the base, of either model, and of none.
         ema_places: column of ``Seats.emas`` of each (signal, decay) in use.
         failures: the message of each trigger that raised an error, by its number.
     """
@@ -69,6 +70,7 @@ class Step:
         self.is_base = runner.name == BASE
         self.phase = Phase.BASE if self.is_base else Phase.ORACLE
         self.cached = Column.BASE_LENGTH if self.is_base else Column.ORACLE_LENGTH
+        self.prompt, self.top_k = Column.PROMPT, Column.BASE_TOP_K if self.is_base else Column.ORACLE_TOP_K
         self.slot = Column.BASE_SLOT if self.is_base else Column.ORACLE_SLOT
 
     def run(self, shape: Shape, rows_M: Tensor, watched: Items[Watch]) -> Tensor:
@@ -88,30 +90,31 @@ class Step:
         self._count(state, fed, start, finished)
 
         hidden_NE, scored_Mw = self._forward(shape, rows_M, state, start, fed)
-        logits_NV = self.runner.model.logits(hidden_NE)
-        stats = self.runner.ops.statistics(logits_NV)
         position_Mw = scored_Mw + (start + 1 - prompt).unsqueeze(1)  # the generated position that a row predicts
+        written_Mw = seats.ids[rows_M.unsqueeze(1), (position_Mw + prompt.unsqueeze(1)).clamp(0, seats.length)]
+        choice = self._choice(shape, rows_M, state, length - prompt)
+        # The oracle ranks tokens, and a consult keeps the base's logits; all else comes with the product.
+        want_logits = bool(watched) or not self.is_base
+        scores = self.runner.model.score(hidden_NE, written_Mw, choice, want_logits=want_logits)
         due = active & ~finished & (fed > 0) & (stop == length)  # the last row predicts a position to be written
         wanted_Mw = (scored_Mw >= 0) & (fed > 0).unsqueeze(1) & (position_Mw >= 0)
         known_Mw = wanted_Mw.clone()
         known_Mw[:, -1] &= ~due
-        broken_Mw = wanted_Mw & stats.lse.isnan().view_as(wanted_Mw)
+        broken_Mw = wanted_Mw & scores.stats.lse.isnan().view_as(wanted_Mw)
         broken = broken_Mw.any(1)
         first = torch.where(broken_Mw, position_Mw, seats.length).amin(1)
         state.put(Column.BROKEN, first, broken)
         state.put(Column.FINISH, Finish.NAN_BASE if self.is_base else Finish.NAN_ORACLE, broken)
         due &= ~broken
 
-        last_MV = logits_NV.view(len(rows_M), shape.scored, -1)[:, -1]
-        choice = self._choose(shape, rows_M, state, last_MV, stats.top1.view_as(wanted_Mw)[:, -1], length - prompt)
-        written_Mw = seats.ids[rows_M.unsqueeze(1), (position_Mw + prompt.unsqueeze(1)).clamp(0, seats.length)]
-        tokens_Mw = written_Mw.clone()
-        tokens_Mw[:, -1] = torch.where(due, choice, tokens_Mw[:, -1])
-        rows = _Scored(position_Mw, known_Mw, due, tokens_Mw)
+        tokens_Mw, logprob_Mw = written_Mw.clone(), scores.given_Mw.clone()
+        tokens_Mw[:, -1] = torch.where(due, scores.token_M, tokens_Mw[:, -1])
+        logprob_Mw[:, -1] = torch.where(due, scores.token_logprob_M, logprob_Mw[:, -1])
+        rows = _Scored(position_Mw, known_Mw, due, tokens_Mw, logprob_Mw)
         if self.is_base:
-            token, consult = self._settle_base(state, rows, logits_NV, stats, watched)
+            token, consult = self._settle_base(state, rows, scores, watched)
         else:
-            token, consult = self._settle_oracle(state, rows, logits_NV, stats), torch.zeros_like(due)
+            token, consult = self._settle_oracle(state, rows, scores), torch.zeros_like(due)
         state.put(Column.PHASE, _next_phase(state), active)
         state.write()
         record = [*(state[column] for column in RECORD), fed, token, consult.long()]
@@ -125,23 +128,21 @@ class Step:
         offsets_n = torch.arange(n, device=device)
         places_Mn = (start.unsqueeze(1) + offsets_n).clamp(max=self.seats.length)
         ids_Mn = self.seats.ids[rows_M.unsqueeze(1), places_Mn].masked_fill(offsets_n >= fed.unsqueeze(1), 0)
-        grid = self.runner.grid(state[self.slot], start, n, shape.pages)
+        grid = self.runner.grid(state[self.slot].contiguous(), start.contiguous(), n, shape.pages)
         scored_Mw = fed.unsqueeze(1) + torch.arange(-shape.scored, 0, device=device)
         wanted_N = None
         if shape.scored != n or n > 1:
             wanted_N = (torch.arange(m, device=device).unsqueeze(1) * n + scored_Mw.clamp(min=0)).flatten()
         return self.runner.model(ids_Mn.flatten(), grid, wanted_N), scored_Mw
 
-    def _choose(
-        self, shape: Shape, rows_M: Tensor, state: _Rows, logits_MV: Tensor, top1_M: Tensor, positions_M: Tensor
-    ) -> Tensor:
+    def _choice(self, shape: Shape, rows_M: Tensor, state: _Rows, positions_M: Tensor) -> Choice | None:
         if not shape.drawn:
-            return top1_M
-        floats_M3 = self.seats.sampling[rows_M, 0 if self.is_base else 1]
+            return None
+        temperature, top_p, min_p = self.seats.sampling[rows_M, 0 if self.is_base else 1].T.contiguous()
         top_k = state[Column.BASE_TOP_K if self.is_base else Column.ORACLE_TOP_K]
-        settings = Settings(floats_M3[:, 0], top_k, floats_M3[:, 1], floats_M3[:, 2], shape.ordered, shape.min_p)
+        settings = Settings(temperature, top_k, top_p, min_p, shape.ordered, shape.min_p)
         keys_M2 = torch.stack([state[Column.KEY_0], state[Column.KEY_1]], 1)
-        return self.runner.ops.draw(logits_MV, top1_M, settings, keys_M2, positions_M)
+        return Choice(settings, keys_M2, positions_M)
 
     def _count(self, state: _Rows, fed: Tensor, start: Tensor, finished: Tensor) -> None:
         """The ledger's counts of this forward."""
@@ -161,12 +162,9 @@ class Step:
 
     # --- decisions ---
 
-    def _settle_base(
-        self, state: _Rows, rows: _Scored, logits_NV: Tensor, stats: Statistics, watched: Items[Watch]
-    ) -> tuple[Tensor, Tensor]:
+    def _settle_base(self, state: _Rows, rows: _Scored, scores: Scores, watched: Items[Watch]) -> tuple[Tensor, Tensor]:
         """Record the base's signals; where a position is due, ask the trigger and commit or begin a consult."""
-        seats, due = self.seats, rows.due
-        logprob_Mw = logprob(logits_NV, stats.lse, rows.tokens_Mw.flatten()).view_as(rows.tokens_Mw)
+        seats, due, stats, logprob_Mw = self.seats, rows.due, scores.stats, rows.logprob_Mw
         signals = stats.entropy, stats.varentropy, stats.top_prob, stats.margin, stats.top1.float()
         named = dict(zip(("entropy", "varentropy", "top_prob", "margin"), signals, strict=False))
         self._average(state, {name: values.view_as(logprob_Mw) for name, values in named.items()}, rows.wanted_Mw)
@@ -181,10 +179,10 @@ class Step:
         state.put(Column.PENDING, 1, consult)
         state.add(Column.WASTED, consult.long())
         index = state.rows_M
-        last_MV = logits_NV.view(len(index), -1, logits_NV.shape[-1])[:, -1]
-        last_lse = stats.lse.view_as(logprob_Mw)[:, -1]
-        seats.pending[index] = torch.where(consult.unsqueeze(1), last_MV, seats.pending[index])
-        seats.pending_lse[index] = torch.where(consult, last_lse, seats.pending_lse[index])
+        if scores.logits_NV is not None:
+            place_M = torch.where(consult, index, seats.spare)  # the spare seat's are nobody's
+            seats.pending[place_M] = last_rows(scores.logits_NV, logprob_Mw)
+            seats.pending_lse[place_M] = last_rows(stats.lse, logprob_Mw)
 
         table_Mw6 = torch.stack([*(values.view_as(logprob_Mw) for values in signals), logprob_Mw], -1)
         unknown = ~rows.known_Mw.clone()
@@ -203,12 +201,13 @@ class Step:
         state.add(Column.CONSULTS, consult.long())
         return torch.where(writes, rows.tokens_Mw[:, -1], -1), consult
 
-    def _settle_oracle(self, state: _Rows, rows: _Scored, logits_NV: Tensor, stats: Statistics) -> Tensor:
+    def _settle_oracle(self, state: _Rows, rows: _Scored, scores: Scores) -> Tensor:
         """Record the oracle's opinion of what is written, and commit its own next token."""
-        seats, index, tokens_N = self.seats, state.rows_M, rows.tokens_Mw.flatten()
+        seats, index, stats = self.seats, state.rows_M, scores.stats
+        assert scores.logits_NV is not None
         columns = (
-            logprob(logits_NV, stats.lse, tokens_N),
-            rank(logits_NV, tokens_N).float(),
+            rows.logprob_Mw,
+            rank(scores.logits_NV, rows.tokens_Mw.flatten()).float(),
             stats.top1.float(),
             stats.entropy,
             stats.margin,
@@ -218,7 +217,7 @@ class Step:
 
         token = rows.tokens_Mw[:, -1]
         pending = rows.due & (state[Column.PENDING] > 0)  # what the base thought of the token that took its place
-        lost = seats.pending[index].gather(1, token.unsqueeze(1)).squeeze(1).float() - seats.pending_lse[index]
+        lost = seats.pending[index, token].float() - seats.pending_lse[index]
         position = torch.where(pending, rows.position_Mw[:, -1], seats.length)
         seats.base[index, position, len(seats.base[0, 0]) - 1] = lost
         self._average(state, {"logprob": lost.unsqueeze(1)}, pending.unsqueeze(1))
@@ -301,6 +300,7 @@ class _Scored(NamedTuple):
     known_Mw: Tensor  # bool: its token is written already
     due: Tensor  # [M] bool: the last row's token is still to be written
     tokens_Mw: Tensor  # the token: written, or this model's choice
+    logprob_Mw: Tensor  # of that token, nats
 
     @property
     def wanted_Mw(self) -> Tensor:

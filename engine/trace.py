@@ -1,8 +1,8 @@
 """The trace: every token of a run, one Parquet row each, with its source, signals and the oracle's view of it.
 
-The columns are ``COLUMNS`` below; where a model has not looked at a position, or a signal was not asked for, the value
-is null. Settings that are the same for a whole sequence are columns too: they compress to nothing, and a row is then
-complete by itself. The rows of a sequence follow each other, in one row group, in the order of their positions.
+The columns are ``trace_schema.COLUMNS``; where a model has not looked at a position, or a signal was not asked for, the
+value is null. Settings that are the same for a whole sequence are columns too: they compress to nothing, and a row is
+then complete by itself. The rows of a sequence follow each other, in one row group, in the order of their positions.
 
 The file's metadata holds ``dodona_trace_schema`` (the schema's version) and what the file's sequences have in common:
 ``base_model_id``, ``oracle_model_id``, and further names that whoever writes it adds.
@@ -10,11 +10,10 @@ The file's metadata holds ``dodona_trace_schema`` (the schema's version) and wha
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,54 +22,11 @@ import pyarrow.parquet as pq
 from dodona.engine.errors import DodonaError
 from dodona.engine.result import Result
 from dodona.engine.sequence import BASE, ORACLE
+from dodona.engine.trace_schema import COLUMNS, READABLE, SCHEMA, SCHEMA_VERSION, VERSION_KEY
+from dodona.engine.trace_writer import TableWriter
 
-SCHEMA_VERSION: Final = 2
-READABLE: Final = (1, SCHEMA_VERSION)  # version 1 lacks some columns, which read as null
-VERSION_KEY: Final = b"dodona_trace_schema"
-_TEXT = pa.dictionary(pa.int32(), pa.string())
-COLUMNS: Final[tuple[tuple[str, pa.DataType], ...]] = (
-    ("sequence", pa.int32()),  # ordinal of the sequence in this file
-    ("problem_id", _TEXT),
-    ("arm", _TEXT),  # name of the experiment's cell; null outside of experiments
-    ("seed", pa.int64()),
-    ("sample", pa.int32()),
-    ("position", pa.int32()),  # generated-token index
-    ("token_id", pa.int32()),
-    ("token", _TEXT),  # the token's own text; bytes that are no UTF-8 by themselves are U+FFFD
-    ("source", _TEXT),  # base or oracle
-    ("consult", pa.int32()),  # which consult wrote the token; null for the base's
-    ("entropy", pa.float32()),  # of the base's distribution, nats; likewise below
-    ("varentropy", pa.float32()),
-    ("top_prob", pa.float32()),
-    ("margin", pa.float32()),
-    ("logprob", pa.float32()),
-    ("base_top1", pa.int32()),
-    ("attn_entropy", pa.float32()),  # of the base's attention; null unless it was asked for, likewise below
-    ("attn_varentropy", pa.float32()),
-    ("agreement", pa.float32()),
-    ("interaction_strength", pa.float32()),
-    ("oracle_logprob", pa.float32()),  # of the written token, nats
-    ("oracle_rank", pa.int32()),  # 1 = the oracle's own first choice
-    ("oracle_top1", pa.int32()),
-    ("oracle_entropy", pa.float32()),
-    ("oracle_margin", pa.float32()),
-    ("agree", pa.bool_()),  # both models have the same argmax
-    ("kl", pa.float32()),  # of base from oracle, nats; null unless it was asked for
-    ("js", pa.float32()),
-    ("u", pa.float32()),  # the trigger's uniform draw
-    ("c", pa.float32()),
-    ("k", pa.float32()),
-    ("trigger", _TEXT),
-    ("when", _TEXT),
-    ("step_size", pa.int32()),
-    ("max_new_tokens", pa.int32()),
-    ("max_oracle_tokens", pa.int32()),
-    ("prompt_tokens", pa.int32()),
-    ("finish_reason", _TEXT),
-)
-SCHEMA = pa.schema(COLUMNS, metadata={VERSION_KEY: str(SCHEMA_VERSION)})
-FLOATS: Final = tuple(name for name, kind in COLUMNS if pa.types.is_floating(kind))
-_GROUP: Final = 1 << 16  # rows of a row group, or the rows of one longer sequence
+__all__ = ["COLUMNS", "SCHEMA", "SCHEMA_VERSION", "Columns", "TraceWriter", "model_metadata", "open_trace"]
+__all__ += ["plain_columns", "read_metadata", "read_traces", "trace_table", "trace_tables"]
 
 Columns = dict[str, np.ndarray[Any, Any]]
 
@@ -131,72 +87,6 @@ def model_metadata(result: Result) -> dict[str, str]:
     """The names of the two models, as a trace's metadata holds them."""
     names = {"base_model_id": result.base_model_id, "oracle_model_id": result.oracle_model_id}
     return {name: value for name, value in names.items() if value is not None}
-
-
-class TableWriter:
-    """Writes tables with ``SCHEMA`` to a Parquet file, each sequence's rows in one row group.
-
-    The file appears under its name, complete and on the disk, when it is closed; until then it has another one.
-
-    Args:
-        metadata: what the sequences have in common.
-
-    Raises:
-        DodonaError: the path cannot be written.
-    """
-
-    def __init__(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-        self.path = Path(path)
-        self._partial = self.path.with_name(self.path.name + ".partial")
-        self._waiting: list[pa.Table] = []
-        self._rows = 0  # that wait
-        self._schema = SCHEMA.with_metadata({**(SCHEMA.metadata or {}), **(metadata or {})})
-        floats = [name for name in FLOATS if name not in ("c", "k")]
-        try:
-            self._writer = pq.ParquetWriter(
-                self._partial,
-                self._schema,
-                compression="zstd",
-                use_dictionary=[name for name in self._schema.names if name not in floats],
-            )
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def write(self, table: pa.Table) -> None:
-        """Append the rows of one sequence."""
-        self._waiting.append(table.replace_schema_metadata(self._schema.metadata))
-        self._rows += len(table)
-        if self._rows >= _GROUP:
-            self._flush()
-
-    def close(self) -> None:
-        """Finish the file and give it its name."""
-        self._flush()
-        try:
-            self._writer.close()
-            with open(self._partial, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(self._partial, self.path)
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def abandon(self) -> None:
-        """Leave nothing of it."""
-        self._writer.close()
-        self._partial.unlink(missing_ok=True)
-
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        try:
-            table = pa.concat_tables(self._waiting).unify_dictionaries()
-            self._writer.write_table(table, row_group_size=max(self._rows, 1))
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self._waiting, self._rows = [], 0
-
-    def _unwritable(self, error: OSError) -> DodonaError:
-        return DodonaError(f"cannot write the trace {self.path}: {error.strerror or error}")
 
 
 class TraceWriter:

@@ -26,15 +26,9 @@ import pyarrow as pa
 from dodona.engine.errors import DodonaError
 from dodona.engine.records import read_records
 from dodona.engine.result import Result
-from dodona.engine.trace import (
-    SCHEMA,
-    VERSION_KEY,
-    TableWriter,
-    model_metadata,
-    read_metadata,
-    trace_table,
-    trace_tables,
-)
+from dodona.engine.trace import model_metadata, read_metadata, trace_table, trace_tables
+from dodona.engine.trace_schema import SCHEMA, VERSION_KEY
+from dodona.engine.trace_writer import TableWriter
 
 TRACE: Final = ".trace.parquet"
 JOURNAL: Final = ".trace.journal"
@@ -76,7 +70,8 @@ class TraceStore:
             DodonaError: they cannot be written. Nothing of them is left.
         """
         table = trace_table(result, problem_id=problem_id, arm=arm)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), **model_metadata(result)})
+        common = {**(table.schema.metadata or {}), **model_metadata(result), **self._metadata}
+        table = table.replace_schema_metadata(common)
         if len(table) == 0:
             return
         try:
@@ -128,6 +123,18 @@ class TraceStore:
         """Merge the journal; closing again does nothing."""
         self.merge()
 
+    def untraced(self) -> int:
+        """Runs that have a record of some tokens and no rows: they were run without a trace.
+
+        Raises:
+            DodonaError: records or trace cannot be read.
+        """
+        recorded = recorded_runs(self.records, tokens=True)
+        names = ("sequence", "arm", "problem_id", "sample")
+        tables = list(trace_tables(self.path, names)) if self.path.exists() else []
+        tables += journal_tables(self.journal) if self.journal.exists() else []
+        return len(recorded.difference(key for table in tables for key, _ in split_runs(table)))
+
     def _unwritable(self, error: OSError) -> DodonaError:
         return DodonaError(f"the trace {self.path} cannot be written: {error.strerror or error}")
 
@@ -137,16 +144,19 @@ def trace_paths(records: Path) -> tuple[Path, Path]:
     return records.with_name(records.stem + TRACE), records.with_name(records.stem + JOURNAL)
 
 
-def recorded_runs(records: Path) -> set[RunKey]:
-    """The runs that have a record in this file; none where there is no file.
+def recorded_runs(records: Path, *, tokens: bool = False) -> set[RunKey]:
+    """The runs that have a record in this file, with ``tokens`` those with a text; none where there is no file.
 
     Raises:
         DodonaError: the file cannot be read.
     """
     if not records.exists():
         return set()
-    lines = (line for line in read_records(records) if "header" not in line)
-    return {RunKey(line.get("arm"), line.get("problem_id"), int(line.get("sample") or 0)) for line in lines}
+    return {
+        RunKey(line.get("arm"), line.get("problem_id"), int(line.get("sample") or 0))
+        for line in read_records(records)
+        if "header" not in line and (not tokens or line.get("total_tokens_generated"))
+    }
 
 
 def journal_tables(path: Path) -> Iterator[pa.Table]:
@@ -157,7 +167,7 @@ def journal_tables(path: Path) -> Iterator[pa.Table]:
     """
     try:
         with open(path, "rb") as file:
-            if (magic := file.read(len(_MAGIC))) and not _MAGIC.startswith(magic) and magic.strip(b"\0"):
+            if not _MAGIC.startswith(file.read(len(_MAGIC)).rstrip(b"\0")):  # zeros are what a power failure leaves
                 raise DodonaError(f"{path} is no journal of a trace")
             file.seek(0)
             while (payload := _payload(file)) is not None:
@@ -177,7 +187,7 @@ def _payload(file: BinaryIO) -> bytes | None:
     if len(head) < _HEAD.size:
         return None
     magic, size, checksum = _HEAD.unpack(head)
-    if magic != _MAGIC or size > os.fstat(file.fileno()).st_size - file.tell():
+    if magic != _MAGIC or not size or size > os.fstat(file.fileno()).st_size - file.tell():
         return None
     payload = file.read(size)
     return payload if zlib.crc32(payload) == checksum else None

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dodona.engine.attention_stats import Observed
 from dodona.engine.cache import Feed, Group, PagedBatch, PagedCache
 from dodona.kernels.attention import attention_decode, attention_extend
 from dodona.kernels.paged import PagedKV
@@ -29,7 +30,8 @@ class TritonAttention:
     queries: int  # the most tokens of a slot
     slots_M: Tensor  # [M] int64
     lengths_M: Tensor  # [M] int64, live keys once the tokens are appended
-    starts: Tensor  # [M + 1] int64, each slot's first token among T
+    starts: Tensor  # [M + 1] int64, each slot's first token among T; only where queries is above 1
+    observed: Observed | None = None  # whose attention is asked for
 
     def rotate_by(self, cos_PD: Tensor, sin_PD: Tensor) -> None:
         """Take the rotary tables."""
@@ -48,6 +50,8 @@ class TritonAttention:
     def attend_appended(self, layer: int, q_THD: Tensor) -> Tensor:
         """Attend where q is rotated and its tokens' keys and values are in their pages; returns ``[T, H*D]``."""
         pages = self.pages(layer)
+        if self.observed is not None:
+            self.observed.look(self.cache, layer, q_THD)
         if self.queries == 1:
             out_THD = attention_decode(q_THD, pages, self.lengths_M, self.slots_M).out_THD
         else:
@@ -61,7 +65,7 @@ class TritonGrid(TritonAttention):
     """A grid (see grid.py): n tokens for each slot, from positions that only the device knows."""
 
     def __init__(self, cache: PagedCache, slots_M: Tensor, starts_M: Tensor, queries: int) -> None:
-        self.cache, self.queries, self.slots_M = cache, queries, slots_M
+        self.cache, self.queries, self.slots_M = cache, queries, slots_M.contiguous()
         self.lengths_M = starts_M + queries
         positions_T, slots_T = starts_M, slots_M
         if queries > 1:

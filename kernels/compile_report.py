@@ -28,7 +28,7 @@ from dodona.kernels.launch import CompileCase, interpreting
 
 MODULES = (
     "uncertainty", "threshold", "sample", "lm_head", "pair",
-    "attention", "attention_signals", "norm", "rope", "qkv", "mlp", "linear",
+    "attention", "attention_signals", "norm", "rope", "qkv", "mlp", "linear", "settle",
 )  # fmt: skip
 CAPABILITIES = (80, 90, 100)
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 START = 120.0  # seconds that a process may take until it is there
+LEAST = 30.0  # that it is given even where there is hardly any time left
+
+OURS = ("bench", "engine", "kernels")
 
 Work = Callable[[str], Any]  # the name of a piece to its result; an exception is a result that `Lost` describes
 
@@ -25,15 +29,16 @@ class Lost(NamedTuple):
 
 
 def results(
-    make: Callable[..., Work], options: tuple[Any, ...], names: Sequence[str], patience: float
-) -> Iterator[tuple[str, Any]]:
+    make: Callable[..., Work], options: tuple[Any, ...], names: Sequence[str], patience: float | Callable[[], float]
+) -> Generator[tuple[str, Any], None, None]:
     """Each name with its result, or with `Lost`.
 
     Args:
         make: makes the work, in the new process; a function of a module. Called again for each process.
         options: its arguments.
         names: what to work on, in this order.
-        patience: seconds that one piece may take; in the first of a process, `make` included.
+        patience: seconds that one piece may take, or what says so when one begins; in the first of a process, `make`
+            included.
     """
     todo = list(names)
     while todo:
@@ -42,7 +47,7 @@ def results(
         process.start()
         theirs.close()
         try:
-            allowed, done = START, 0
+            allowed, done = (min(START, max(LEAST, patience())) if callable(patience) else START), 0
             while todo:
                 if not ours.poll(allowed):
                     yield todo.pop(0), Lost(f"no result within {allowed:.0f} s")
@@ -54,7 +59,7 @@ def results(
                     if process.exitcode != 0 or not done:
                         yield todo.pop(0), Lost(f"the process died with exit code {process.exitcode}")
                     break
-                allowed = patience
+                allowed = patience() if callable(patience) else patience
                 if message is not None:
                     done += 1
                     yield todo.pop(0), message[0]
@@ -68,9 +73,17 @@ def results(
 def reason(error: BaseException) -> str:
     """An exception in a line: what it says, and the last of our lines that it passed."""
     message = " ".join(str(error).split())
-    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "/kernels/" in frame.filename]
-    place = f" (kernels/{ours[-1].filename.rsplit('/', 1)[-1]}:{ours[-1].lineno})" if ours else ""
-    return f"{type(error).__name__}: {message[:500]}{place}"
+    places = [place for frame in traceback.extract_tb(error.__traceback__) if (place := _place(frame))]
+    return f"{type(error).__name__}: {message[:500]}" + (f" ({places[-1]})" if places else "")
+
+
+def _place(frame: traceback.FrameSummary) -> str | None:
+    """A line of ours as ``engine/step.py:12``; None where it is somebody else's."""
+    parts = Path(frame.filename).parts
+    folders = [index for index, part in enumerate(parts[:-1]) if part in OURS]
+    if "site-packages" in parts[(folders or [0])[-1] :] or not folders:
+        return None
+    return f"{'/'.join(parts[folders[-1] :])}:{frame.lineno}"
 
 
 def _serve(connection: Connection, make: Callable[..., Work], options: tuple[Any, ...], names: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import subprocess
 import time
@@ -34,14 +35,16 @@ def birth_certificate(command: str, device: torch.device | None = None) -> dict[
 
     Args:
         command: what the user typed.
-        device: where the figures come from; a CUDA device is described, with its clocks.
+        device: where the figures come from; a CUDA device is described. The clocks are its own, else the CPU's.
     """
     certificate: dict[str, Any] = {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "command": command.strip(),
         "commit": commit(),
         "sources": source_digest(),
-        "cpu": _cpu(),
+        "cpu": _cpuinfo("model name")[0],
+        "cores": os.cpu_count(),
+        "load": _load(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{name: found for name in PACKAGES if (found := _version(name))},
@@ -49,6 +52,8 @@ def birth_certificate(command: str, device: torch.device | None = None) -> dict[
     if device is not None and device.type == "cuda":
         certificate["device"] = device_facts(device)
         certificate["clocks"] = clocks()
+    else:
+        certificate["clocks"] = cpu_clocks()
     return certificate
 
 
@@ -90,10 +95,17 @@ def clocks() -> dict[str, str]:
     return dict(zip(_CLOCKS, values, strict=True)) if len(values) == len(_CLOCKS) else {}
 
 
+def cpu_clocks() -> dict[str, str]:
+    """The slowest and the fastest core's clock of this moment, where the system tells."""
+    speeds = sorted(float(speed) for speed in _cpuinfo("cpu MHz") if speed.replace(".", "", 1).isdigit())
+    return {"slowest_core_mhz": f"{speeds[0]:.0f}", "fastest_core_mhz": f"{speeds[-1]:.0f}"} if speeds else {}
+
+
 def described(certificate: dict[str, Any]) -> list[str]:
     """The certificate in lines for people."""
     device = certificate.get("device")
-    machine = f"{device['name']}, CUDA {device['cuda']}" if device else certificate["cpu"]
+    cores = f" ({certificate['cores']} cores, load {certificate['load']:.1f})" if certificate.get("load") else ""
+    machine = f"{device['name']}, CUDA {device['cuda']}" if device else certificate["cpu"] + cores
     versions = ", ".join(f"{name} {certificate[name]}" for name in ("python", *PACKAGES) if name in certificate)
     lines = [
         f"{machine}; {versions}",
@@ -110,12 +122,19 @@ def typed_command(name: str, arguments: Sequence[str]) -> str:
     return " ".join((name, *arguments))
 
 
-def _cpu() -> str:
+def _cpuinfo(field: str) -> list[str]:
+    """A field of every core in /proc/cpuinfo; the processor's name, or nothing, where there is no such file."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+        lines = []
+    found = [value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip() == field]
+    return found or ([platform.processor()] if field == "model name" else [])
+
+
+def _load() -> float | None:
+    """Processes that wanted to run in the last minute, on average."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def _version(package: str) -> str | None:

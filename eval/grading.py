@@ -36,6 +36,7 @@ from dodona.eval.checker.compare import Comparison
 from dodona.eval.checker.equal import Equality, Judgement
 from dodona.eval.checker.extract import final_answers, gold_answers
 from dodona.eval.checker.lexer import Unreadable
+from dodona.eval.checker.nodes import Node
 from dodona.eval.checker.normalise import normal_text
 from dodona.eval.checker.pool import Pool
 from dodona.eval.checker.reader import read
@@ -142,6 +143,8 @@ class _Checker:
                 left = SECONDS - SECONDS_OF_ARITHMETIC + clock.left
         except TooLong:
             return Judgement(False, "numeric", f"not decided in {SECONDS_OF_ARITHMETIC:g} s")
+        except RecursionError:  # called from near the interpreter's limit
+            return Judgement(False, "", "nested too deep")
         return judgement if judgement.equal is not None else self.pool.equal(gold, answer, left)
 
     def _compare(self, gold: str, answer: str, comparison: Comparison) -> Judgement:
@@ -149,7 +152,7 @@ class _Checker:
         for commas in _readings(gold):
             for others in _readings(answer, prediction=True):
                 try:
-                    found = comparison.compare(read(gold, commas=commas), read(answer, commas=others))
+                    found = comparison.compare(read(gold, commas=commas), _read_value(answer, gold, commas=others))
                 except Unreadable as error:
                     found = Judgement(None, "", f"not read: {error}")
                 if found.equal:
@@ -163,6 +166,17 @@ class _Checker:
 def _checker(process: int) -> _Checker:
     """The one of this process: after a fork, locks and pipes belong to the parent."""
     return _Checker()
+
+
+def _read_value(answer: str, gold: str, *, commas: bool) -> Node:
+    """A prediction; of P(A|B) = 1/2, where what is asked for is not in the grammar, the value."""
+    try:
+        return read(answer, commas=commas)
+    except Unreadable:
+        label, equals, value = answer.rpartition("=")
+        if not equals or "=" in gold or not re.search("[A-Za-z]", label) or re.search(r"[=<>]|\\[lg]e", label):
+            raise
+        return read(value, commas=commas)
 
 
 def _readings(answer: str, *, prediction: bool = False) -> tuple[bool, ...]:

@@ -19,6 +19,7 @@ from typing import Any, Final
 from dodona import __version__
 from dodona.engine.errors import DodonaError
 from dodona.eval.arms import Arm
+from dodona.eval.compat.switches import in_order
 from dodona.eval.tasks.problem import Level, Problem
 
 SCHEMA: Final = 2
@@ -63,17 +64,20 @@ class Header:
     dodona: str = __version__
     versions: Mapping[str, str] = field(default_factory=dict)
     git_commit: str | None = None
+    compat: tuple[str, ...] = ()  # the switches of the first experiments over which a ladder was asked for
 
     @property
     def config_hash(self) -> str:
         """Sixteen hex digits that stand for the configuration."""
         return config_hash(self.config)
 
-    def covers(self, arms: Iterable[Arm], problems: Iterable[Problem]) -> bool:
+    def covers(self, arms: Iterable[Arm], problems: Iterable[Problem], compat: Iterable[str] = ()) -> bool:
         """Whether nothing of these would have to be added."""
-        return self.arms.keys() >= {arm.name for arm in arms} and self.problems.keys() >= {
-            problem.problem_id for problem in problems
-        }
+        return (
+            self.arms.keys() >= {arm.name for arm in arms}
+            and self.problems.keys() >= {problem.problem_id for problem in problems}
+            and set(self.compat).issuperset(compat)
+        )
 
     def line(self) -> dict[str, Any]:
         """The header as a line of its file."""
@@ -87,6 +91,7 @@ class Header:
                 "git_commit": self.git_commit,
                 "arms": [arm.as_dict() for arm in self.arms.values()],
                 "problems": [problem.as_dict() for problem in self.problems.values()],
+                **({"compat": list(self.compat)} if self.compat else {}),
             }
         }
 
@@ -125,6 +130,7 @@ def read_header(record: Mapping[str, Any], path: Path, before: Header | None = N
             dodona=str(content["dodona"]),
             versions=dict(content["versions"]),
             git_commit=content["git_commit"],
+            compat=in_order({*(before.compat if before else ()), *content.get("compat", ())}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DodonaError(f"{path} has a header that cannot be read ({type(error).__name__}: {error})") from error

@@ -21,6 +21,7 @@ class Job:
     Args:
         problems: as the task has them, before they are fitted to a model's chat template.
         options: fields of Request that hold for every run.
+        compat: the switches of the first experiments over which a ladder is asked for; their arms are among ``arms``.
 
     Raises:
         DodonaError: an option out of range, or arms that consult where there is no oracle.
@@ -32,6 +33,7 @@ class Job:
     models: Models
     place: Place
     options: Mapping[str, Any] = field(default_factory=dict)
+    compat: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         Experiment(self.task, self.problems, self.arms, self.options)
@@ -45,4 +47,4 @@ class Job:
         """The experiment, with the prompts that these models read."""
         raw = self.options.get("raw", False)  # the user's --raw: no template, so no turns
         problems = self.problems if raw else self.task.for_model(self.problems, opened.tokenizer)
-        return Experiment(self.task, problems, self.arms, self.options)
+        return Experiment(self.task, problems, self.arms, self.options, self.compat)

@@ -20,6 +20,7 @@ class RecordedArm:
     trigger: str
     when: str
     seed: int
+    compat: tuple[str, ...] = ()  # how its texts were written as the first experiments wrote them; see eval/compat
 
     @property
     def base_alone(self) -> bool:
@@ -59,13 +60,19 @@ class Asked(NamedTuple):
 
 @dataclass(slots=True)
 class Experiment:
-    """Everything that was recorded under one configuration."""
+    """Everything that was recorded under one configuration.
+
+    Arms that were written as the first experiments wrote theirs are no valid measure, and stand apart from all others.
+    """
 
     config_hash: str
     config: Mapping[str, Any]
     arms: list[RecordedArm] = field(default_factory=list)  # in the order of tables
     problems: list[Asked] = field(default_factory=list)  # in the order in which they were asked for
     rows: dict[str, dict[str, Row]] = field(default_factory=dict)  # by arm and problem
+    compat_arms: list[RecordedArm] = field(default_factory=list)
+    compat_rows: dict[str, dict[str, Row]] = field(default_factory=dict)  # of these
+    compat: tuple[str, ...] = ()  # the switches over which a ladder was asked for
     gold: dict[str, str] = field(default_factory=dict)  # by problem; cut after 200 characters
     files: list[str] = field(default_factory=list)
     dodona: list[str] = field(default_factory=list)  # versions that wrote it; likewise below
@@ -101,6 +108,7 @@ class Experiment:
     def common(self) -> Experiment:
         """The same, on the problems that every arm with a record has a record of."""
         begun = [rows for rows in self.rows.values() if rows]
+        begun += [rows for rows in self.compat_rows.values() if rows]
         kept = [problem for problem in self.problems if all(problem.problem_id in rows for rows in begun)]
         return replace(self, problems=kept, arms=[arm for arm in self.arms if self.rows.get(arm.name)])
 

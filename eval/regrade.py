@@ -20,6 +20,7 @@ from dodona.engine.records import read_records
 from dodona.eval.boxed import last_boxed, same_integer
 from dodona.eval.grading import Verdict, check, check_choice
 from dodona.eval.recipes.names import RECIPES
+from dodona.eval.rows import cut_off
 
 try:
     import fcntl
@@ -118,14 +119,15 @@ def _is_runs(path: Path) -> bool:
 
 
 def _graded_runs(path: Path, graded: Graded) -> Iterator[bytes]:
-    judge = _judge_of(path)
+    judge = judge_of(path)
     for record in read_records(path):
         if "header" in record:
             yield _line(record)
             continue
         old = record.get("correct")
-        verdict = _regraded(judge, record)
-        whole = record.get("error") is None and record.get("finish_reason") not in ("length", "error", "cancelled")
+        verdict = regraded(judge, record)
+        ended = record.get("finish_reason") not in ("error", "cancelled") and not cut_off(record)
+        whole = record.get("error") is None and ended
         record |= {
             "parsed_answer": verdict.extracted,
             "correct": whole and verdict.correct,
@@ -139,7 +141,7 @@ def _graded_runs(path: Path, graded: Graded) -> Iterator[bytes]:
         yield _line(record)
 
 
-def _regraded(judge: Judge, record: Mapping[str, Any]) -> Verdict:
+def regraded(judge: Judge, record: Mapping[str, Any]) -> Verdict:
     """The verdict on a run by its gold answer, or by others that are as right."""
     verdict: Verdict | None = None
     for gold in (record["ground_truth"], *record.get("also", ())):
@@ -155,7 +157,7 @@ def _regraded(judge: Judge, record: Mapping[str, Any]) -> Verdict:
     return verdict
 
 
-def _judge_of(path: Path) -> Judge:
+def judge_of(path: Path) -> Judge:
     """What judged the runs of a file: its task's judge, by what the file says.
 
     Raises:

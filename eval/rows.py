@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from dodona.eval.compat.switches import NO_END
+
 Level: TypeAlias = int | str | None
 
 _LONGEST_ANSWER: Final = 200  # characters kept of an answer that was read
@@ -48,6 +50,7 @@ class Row(NamedTuple):
     error: str | None = None  # why it failed
     answer: str | None = None  # as it was read; cut after 200 characters
     cost: Cost = Cost()
+    same_text: bool = False  # whether the answer is the gold answer character for character
 
 
 def row_of(record: Mapping[str, Any]) -> Row:
@@ -85,17 +88,23 @@ def row_of(record: Mapping[str, Any]) -> Row:
         error=sys.intern(str(record["error"] or record["finish_reason"])) if outcome == "failed" else None,
         answer=None if answer is None else shortened(str(answer), _LONGEST_ANSWER),
         cost=cost,
+        same_text=answer is not None and answer == record.get("ground_truth"),
     )
 
 
 def _outcome(record: Mapping[str, Any]) -> str:
     if record["error"] is not None or record["finish_reason"] in ("error", "cancelled"):
         return "failed"
-    if record["finish_reason"] == "length":
+    if cut_off(record):
         return "truncated"
     if record["parsed_answer"] is None:
         return "unparsed"
     return "correct" if record["correct"] is True else "wrong"
+
+
+def cut_off(record: Mapping[str, Any]) -> bool:
+    """Whether the token limit ended a text that could have ended by itself."""
+    return record.get("finish_reason") == "length" and NO_END not in record.get("compat", ())
 
 
 def shortened(text: str, length: int) -> str:

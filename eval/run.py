@@ -14,6 +14,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final, NamedTuple, Protocol
 
 import torch
@@ -23,13 +24,15 @@ from dodona.engine.errors import DodonaError
 from dodona.engine.request import Request
 from dodona.engine.result import Result, json_number
 from dodona.eval.arms import Arm
+from dodona.eval.compat.by_text import generate_by_text
+from dodona.eval.compat.switches import NOT_VALID
 from dodona.eval.grading import Verdict
-from dodona.eval.rows import Row
+from dodona.eval.rows import Row, cut_off
 from dodona.eval.store import Store
 from dodona.eval.tasks.problem import Problem, Task
 
 # Fields of Request that an experiment sets for each run; all others are the same for all of its runs.
-PER_RUN: Final = frozenset({"prompt", "id", "key", "sample", *(f.name for f in dataclasses.fields(Arm))})
+PER_RUN: Final = frozenset({"prompt", "id", "key", "sample", *Arm(0, 0, "never", "before", 0).fields()})
 
 
 class Pair(Protocol):
@@ -55,6 +58,7 @@ class Experiment:
 
     Args:
         options: fields of Request that hold for every run (max_new_tokens, temperature, stop, ...).
+        compat: the switches of the first experiments over which a ladder is asked for; their arms are among ``arms``.
 
     Raises:
         DodonaError: an option out of range, or two problems of one id.
@@ -64,6 +68,7 @@ class Experiment:
     problems: Sequence[Problem]
     arms: Sequence[Arm]
     options: Mapping[str, Any] = field(default_factory=dict)
+    compat: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for arm in self.arms:
@@ -146,14 +151,15 @@ class Run:
         check_arms(self.experiment.arms, guided=engine.oracle is not None)
         running: dict[str, tuple[Arm, Problem]] = {}
 
-        def requests() -> Iterator[Request]:
+        def requests(*, by_text: bool) -> Iterator[Request]:
             for arm, problem in self._left():
-                request = self.experiment.request(arm, problem)
-                assert request.id is not None
-                running[request.id] = arm, problem
-                yield request
+                if arm.by_text == by_text:
+                    request = self.experiment.request(arm, problem)
+                    assert request.id is not None
+                    running[request.id] = arm, problem
+                    yield request
 
-        for result in engine.generate(requests()):
+        for result in chain(engine.generate(requests(by_text=False)), generate_by_text(engine, requests(by_text=True))):
             assert result.request.id is not None
             arm, problem = running.pop(result.request.id)
             record = graded_record(self.experiment.task, arm, problem, result)
@@ -172,8 +178,10 @@ def graded_record(task: Task, arm: Arm, problem: Problem, result: Result) -> dic
         verdict = task.judge(result.text, problem)
     except DodonaError as error:  # a gold answer that nothing can be compared with: one problem's fault, not the run's
         verdict = Verdict(False, None, "", str(error))
-    whole = result.error is None and result.finish_reason != "length"
-    return result.record() | {
+    compat = {"compat": list(arm.compat), "note": NOT_VALID} if arm.compat else {}
+    record = result.record() | compat
+    whole = result.error is None and not cut_off(record)
+    return record | {
         "problem_id": problem.problem_id,
         "level": problem.level,
         "subject": problem.subject,

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from dodona.engine.errors import DodonaError
 from dodona.engine.records import read_records
+from dodona.eval.compat.switches import in_order
 from dodona.eval.recorded import Asked, Experiment, RecordedArm
 from dodona.eval.rows import row_of, shortened
 
@@ -48,7 +49,9 @@ def read_runs(paths: Iterable[str | Path], note: Callable[[str], None] | None = 
     if not experiments:
         raise DodonaError(f"no records of `dodona eval` in {', '.join(map(str, paths))}")
     for key, experiment in experiments.items():
-        experiment.arms = sorted(arms[key].values(), key=lambda arm: arm.order)
+        found = sorted(arms[key].values(), key=lambda arm: arm.order)
+        experiment.arms = [arm for arm in found if not arm.compat]
+        experiment.compat_arms = [arm for arm in found if arm.compat]
         experiment.problems = list(problems[key].values())
     return list(experiments.values())
 
@@ -119,7 +122,7 @@ def _read_file(
                 continue
             assert experiment is not None  # the first line is a header
             row = row_of(line)
-            rows = experiment.rows.setdefault(row.arm, {})
+            rows = (experiment.compat_rows if line.get("compat") else experiment.rows).setdefault(row.arm, {})
             if row.problem_id in rows:
                 experiment.duplicates += 1
                 continue
@@ -157,6 +160,7 @@ def _add_header(
         problem = _asked(entry)
         problems[problem.problem_id] = problem
         experiment.listed = True
+    experiment.compat = in_order({*experiment.compat, *header.get("compat", ())})
     _add_once(experiment.dodona, header.get("dodona"))
     _add_once(experiment.commits, header.get("git_commit"))
     for package, version in (header.get("versions") or {}).items():
@@ -171,7 +175,8 @@ def _add_once(values: list[str], value: object) -> None:
 def _arm(entry: Mapping[str, Any]) -> RecordedArm:
     """The arm of a header's entry, or of a record."""
     c, k = (_budget(entry[name]) for name in ("c", "k"))
-    return RecordedArm(str(entry["arm"]), c, k, str(entry["trigger"]), str(entry["when"]), int(entry["seed"]))
+    compat = in_order(entry.get("compat", ()))
+    return RecordedArm(str(entry["arm"]), c, k, str(entry["trigger"]), str(entry["when"]), int(entry["seed"]), compat)
 
 
 def _budget(value: object) -> float:

@@ -149,6 +149,7 @@ class Store:
         config: what all of its runs share.
         arms, problems: the runs that are asked for: each arm on each problem.
         shard: this process, which adds to files of its own.
+        compat: the switches of the first experiments over which a ladder is asked for.
 
     Raises:
         DodonaError: what is there belongs to another experiment or is being written by somebody else, or nothing can be
@@ -162,8 +163,10 @@ class Store:
         arms: Sequence[Arm],
         problems: Sequence[Problem],
         shard: Shard = WHOLE,
+        compat: Sequence[str] = (),
     ) -> None:
         self.place, self.arms, self.problems, self.shard = place, arms, problems, shard
+        self._compat = tuple(compat)
         self.rows: dict[tuple[str, str], Row] = {}  # of the runs that are asked for, by arm and problem id
         self._files: dict[Path, RecordFile] = {}
         self._paths = {arm.name: place.file(arm, shard) for arm in arms}
@@ -247,8 +250,8 @@ class Store:
                 continue
             file = self._files[path] = RecordFile(path)
             header = self._records.headers.get(path)
-            if header is None or not header.covers(arms, self.problems):
-                file.append(replace(new, arms={arm.name: arm for arm in arms}).line())
+            if header is None or not header.covers(arms, self.problems, self._compat):
+                file.append(replace(new, arms={arm.name: arm for arm in arms}, compat=self._compat).line())
 
 
 def checked_row(record: Mapping[str, Any], path: Path) -> Row:

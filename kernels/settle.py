@@ -1,9 +1,9 @@
 """What follows from one forward of one token a seat, in one launch: signals kept, trigger asked, token committed.
 
 The rules are those of a guided step (docs/design.md, "One step of one sequence"); ``engine/step.py`` has them in plain
-torch, for any number of tokens, and is this kernel's reference: some 250 operations on a few numbers each, whose launches
-would cost a GPU as much as a small model's forward. Here a program is a seat. It loads the seat's numbers, decides, and
-stores them.
+torch, for any number of tokens, and is this kernel's reference: some 250 operations on a few numbers each, whose
+launches would cost a GPU as much as a small model's forward. Here a program is a seat. It loads the seat's numbers,
+decides, and stores them.
 
 A trigger's expression comes as a program in postfix form and is unrolled when the kernel is compiled, in float32, one
 operation at a time and without fused multiply-adds, so that it decides as it does on torch tensors and NumPy columns.
@@ -290,7 +290,8 @@ def _settle_kernel(
     numbers_ptr, ids_ptr, base_ptr, oracle_ptr, draws_ptr, pending_ptr, pending_lse_ptr, eos_ptr, rows_ptr, logits_ptr,
     lse_ptr, entropy_ptr, varentropy_ptr, top_prob_ptr, margin_ptr, top1_ptr, token_ptr, token_logprob_ptr,
     given_logprob_ptr, rank_ptr, record_ptr, stride_numbers, stride_ids, stride_draws, stride_logits, L,
-    V: tl.constexpr, IS_BASE: tl.constexpr, CODE: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr, USE_PDL: tl.constexpr,
+    V: tl.constexpr, IS_BASE: tl.constexpr, CODE: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr,
+    USE_PDL: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0).to(tl.int64)
     wait_for_producers(USE_PDL)

@@ -73,11 +73,13 @@ def recall_at(pos: Array, neg: Array, rates: Sequence[float]) -> Array:
 
     A group that the rate cuts through counts in proportion.
     """
+    if not pos.shape[-1]:
+        return np.full((*pos.shape[:-1], len(rates)), np.nan)
     found, flagged = np.cumsum(pos, axis=-1), np.cumsum(pos + neg, axis=-1)
     flat_found, flat_flagged = (values.reshape(-1, values.shape[-1]) for values in (found, flagged))
     result = np.full((len(flat_found), len(rates)), np.nan)
     for row, (hits, rows) in enumerate(zip(flat_found, flat_flagged, strict=True)):
-        if rows.size and hits[-1] > 0:
+        if hits[-1] > 0:
             at = np.asarray(rates) * rows[-1]
             result[row] = np.interp(at, np.append(0.0, rows), np.append(0.0, hits)) / hits[-1]
     return _both_classes(result.reshape(*pos.shape[:-1], len(rates)), pos[..., None, :], neg[..., None, :])

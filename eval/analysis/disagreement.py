@@ -95,8 +95,8 @@ def disagreement_map(
     weights = problem_weights(len(problems), resamples, seed)
 
     def share(part: Array, whole: Array) -> Estimate:
-        sums = (np.bincount(problem[which], minlength=len(problems)) for which in (part, whole))
-        return ratio(*sums, weights)
+        sums = [np.bincount(problem[which], minlength=len(problems)) for which in (part, whole)]
+        return ratio(sums[0], sums[1], weights)
 
     confident = values < threshold
     bins = []
@@ -120,11 +120,12 @@ def disagreement_map(
 
 def _grid(recording: Recording, chosen: Array, place: Array) -> Grid | None:
     if "js" in recording.columns:
-        measure, apart, edges = "js", recording.columns["js"][chosen], _JS
+        measure, apart = "js", recording.columns["js"][chosen]
     elif "oracle_logprob" in recording.columns:
-        measure, apart, edges = "oracle surprise", -recording.columns["oracle_logprob"][chosen], _SURPRISE
+        measure, apart = "oracle surprise", -recording.columns["oracle_logprob"][chosen]
     else:
         return None
+    edges: tuple[float, ...] = _JS if measure == "js" else _SURPRISE
     known = ~np.isnan(apart)
     shape = (len(EDGES) - 1, len(edges) - 1)
     cells = place[known] * shape[1] + _place(apart[known], edges)
@@ -134,5 +135,6 @@ def _grid(recording: Recording, chosen: Array, place: Array) -> Grid | None:
 
 def _place(values: Array, edges: tuple[float, ...]) -> Array:
     """The bin of each value; rounding may leave one a little below 0."""
-    place: Array = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    place: Array = np.searchsorted(np.array(edges, dtype=values.dtype), values, side="right") - 1
+    place = np.clip(place, 0, len(edges) - 2)
     return place

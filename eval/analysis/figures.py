@@ -8,8 +8,8 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -24,20 +24,6 @@ Array = np.ndarray[Any, Any]
 Draw = Callable[[Any], None]
 
 _POINTS: Final = 400  # of a curve
-_STYLE: Final[Mapping[str, object]] = MappingProxyType(
-    {
-        "svg.hashsalt": "dodona",
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": "#e4e4e4",
-        "grid.linewidth": 0.6,
-        "axes.axisbelow": True,
-        "legend.frameon": False,
-    }
-)
 _AGREE, _DIFFER = "#8fb4d8", "#c8553d"
 
 
@@ -58,7 +44,7 @@ def draw(study: Study) -> list[Picture]:
             ("recall", "Positives found by consult rate", recall_points),
         ):
             pictures.append(
-                _picture(name, title, (width, 3.9), lambda f, points=points: _curves(f, study, tables, points))
+                _picture(name, title, (width, 3.9), partial(_curves, study=study, tables=tables, points=points))
             )
     if (found := study.disagreements) is not None:
         pictures.append(_picture("entropy", "Disagreement by entropy", (8.4, 3.4), lambda f: _by_entropy(f, found)))
@@ -75,7 +61,20 @@ def _picture(name: str, title: str, size: tuple[float, float], fill: Draw) -> Pi
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of characters that the font lacks
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        matplotlib.rcParams.update(
+            {
+                "svg.hashsalt": "dodona",
+                "font.size": 9,
+                "axes.titlesize": 9,
+                "axes.spines.top": False,
+                "axes.spines.right": False,
+                "axes.grid": True,
+                "grid.color": "#e4e4e4",
+                "grid.linewidth": 0.6,
+                "axes.axisbelow": True,
+                "legend.frameon": False,
+            }
+        )
         figure = Figure(figsize=size, layout="constrained")
         fill(figure)
         svg, png = io.BytesIO(), io.BytesIO()
@@ -102,13 +101,13 @@ def _forest(figure: Any, tables: Sequence[SignalTable]) -> None:
 
 def _curves(
     figure: Any,
+    *,
     study: Study,
     tables: Sequence[SignalTable],
     points: Callable[[Array, Array], tuple[Array, Array]],
 ) -> None:
-    colors = {
-        name: f"C{place % 10}" for place, name in enumerate(sorted({r.signal for t in tables for r in t.signals}))
-    }
+    names = sorted({row.signal for table in tables for row in table.signals})
+    colors = {name: f"C{place % 10}" for place, name in enumerate(names)}
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
     for axes, table in zip(panels, tables, strict=True):
         chosen = np.flatnonzero(study.rows & ~np.isnan(table.label.values))
@@ -122,7 +121,8 @@ def _curves(
             shown = _thinned(x)
             style = ":" if row.signal in ("u", table.control) else "-"
             axes.plot(x[shown], y[shown], style, color=colors[row.signal], linewidth=1.2, label=row.signal)
-        axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.8, linestyle="--")
+        chance = np.append(0.0, np.geomspace(1e-4, 1, 100))
+        axes.plot(chance, chance, color="#888888", linewidth=0.8, linestyle="--")
         axes.set_title(table.label.name)
         if points is recall_points:
             axes.set_xscale("log")
@@ -132,8 +132,7 @@ def _curves(
         else:
             axes.set_xlabel("false positive rate")
             axes.set_ylabel("true positive rate")
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right center")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
 
 
 def _values(study: Study, signal: str) -> Array:
@@ -154,11 +153,9 @@ def _by_entropy(figure: Any, found: DisagreementMap) -> None:
     left, right = figure.subplots(1, 2)
     places = np.arange(len(found.bins))
     names = [f"{one.low:g}–{one.high:g}" if math.isfinite(one.high) else f"≥ {one.low:g}" for one in found.bins]
-    agree, differ = (
-        np.array(counts) for counts in ([b.rows - b.differ for b in found.bins], [b.differ for b in found.bins])
-    )
+    agree = [one.rows - one.differ for one in found.bins]
     left.bar(places - 0.2, agree, 0.4, color=_AGREE, label="same first choice")
-    left.bar(places + 0.2, differ, 0.4, color=_DIFFER, label="different")
+    left.bar(places + 0.2, [one.differ for one in found.bins], 0.4, color=_DIFFER, label="different")
     left.set_yscale("symlog", linthresh=1)
     left.set_ylabel("positions")
     left.legend(loc="upper right")

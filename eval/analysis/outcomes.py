@@ -11,9 +11,9 @@ which is right where all of its traces are of one. Other fields, and lines with 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,16 @@ from dodona.eval.analysis.signal_table import DIRECTIONS, LENGTH, SignalTable, s
 from dodona.eval.recorded import Experiment
 
 Array = np.ndarray[Any, Any]
+
+
+class Change(NamedTuple):
+    """What a consult at one position changes."""
+
+    problem_id: str
+    position: int  # generated-token index
+    change: int
+    arm: str | None
+    sample: int
 
 
 def read_changes(path: str | Path, recording: Recording) -> tuple[Array, int]:
@@ -44,28 +54,34 @@ def read_changes(path: str | Path, recording: Recording) -> tuple[Array, int]:
     for number, line in enumerate(read_records(path), 1):
         if "header" in line:
             continue
-        problem, position, change = (line.get(name) for name in ("problem_id", "position", "change"))
-        arm, sample = line.get("arm"), line.get("sample", 0)
-        if (
-            not isinstance(problem, str)
-            or not _whole(position)
-            or not _whole(change)
-            or change not in (-1, 0, 1)
-            or not _whole(sample)
-            or not (arm is None or isinstance(arm, str))
-        ):
+        try:
+            change = _change(line)
+        except (KeyError, ValueError) as error:
             raise DodonaError(
                 f'{path}, line {number}: a line is {{"problem_id": text, "position": number, "change": -1, 0 or 1}}'
-            )
-        runs = [place for place in places.get((problem, arm, sample), ()) if 0 <= position < lengths[place]]
-        unmatched += not runs
-        for place in runs:
-            changes[recording.edges[place] + position] = change
+            ) from error
+        runs = places.get((change.problem_id, change.arm, change.sample), ())
+        inside = [place for place in runs if change.position < lengths[place]]
+        unmatched += not inside
+        for place in inside:
+            changes[recording.edges[place] + change.position] = change.change
     return changes, unmatched
 
 
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _change(line: Mapping[str, Any]) -> Change:
+    """The change that a line says.
+
+    Raises:
+        KeyError, ValueError: it says something else.
+    """
+    change = Change(line["problem_id"], line["position"], line["change"], line.get("arm"), line.get("sample", 0))
+    numbers = (change.position, change.change, change.sample)
+    names = (change.problem_id, *([] if change.arm is None else [change.arm]))
+    if any(type(value) is not int for value in numbers) or any(type(value) is not str for value in names):
+        raise ValueError(line)
+    if change.position < 0 or change.sample < 0 or change.change not in (-1, 0, 1):
+        raise ValueError(line)
+    return change
 
 
 def recoverable_table(experiment: Experiment, recording: Recording, *, resamples: int, seed: int) -> SignalTable | None:

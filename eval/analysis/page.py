@@ -50,8 +50,8 @@ def _section(
         yield f'<h2 id="{anchor}">{escaped(study.title)}</h2>'
     recording = study.recording
     yield (
-        f"<p>{study.problems} problems, {len(recording.runs)} runs of {len(study.arms)} arms, {recording.tokens} tokens, "
-        f"{int(study.rows.sum())} rows.</p>"
+        f"<p>{study.problems} problems, {len(recording.runs)} runs of {len(study.arms)} arms, {recording.tokens} "
+        f"tokens, {int(study.rows.sum())} rows.</p>"
     )
     yield from (f'<p class="note">{escaped(note)}</p>' for note in study.notes)
     figures = "".join(
@@ -62,7 +62,8 @@ def _section(
     yield f'<div class="figures wide">{figures}</div>'
     for table in tables:
         yield f"<h3>{escaped(table.title)}</h3>\n{_table(table)}"
-    yield f"<details><summary>Arms</summary><ul>{''.join(f'<li>{escaped(arm)}</li>' for arm in study.arms)}</ul></details>"
+    arms = "".join(f"<li>{escaped(arm)}</li>" for arm in study.arms)
+    yield f"<details><summary>Arms</summary><ul>{arms}</ul></details>"
 
 
 def _table(table: Table) -> str:

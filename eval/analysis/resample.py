@@ -15,7 +15,7 @@ and D. V. Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -89,15 +89,19 @@ def rank(
         place = number
     whole = [np.bincount(place[which], minlength=count).astype(np.float64) for which in (positive, ~positive)]
     drawn = [_weighted_counts(place[which], problem[which], count, weights) for which in (positive, ~positive)]
-    statistics: list[Callable[[Array, Array], Array]] = [auroc, average_precision]
-    statistics += [lambda a, b, rate=rate: recall_at(a, b, [rate])[..., 0] for rate in rates]  # type: ignore[misc]
+    found = [_statistics(*counts, rates) for counts in ((pos, neg), whole, drawn)]
     estimates = []
-    for statistic in statistics:
-        value = float(statistic(pos, neg))
-        shift = value - float(statistic(*whole))
-        draws = np.clip(statistic(*drawn) + shift, 0, 1)
-        estimates.append(Estimate(value, percentile(draws, confidence), draws))
+    for place in range(2 + len(rates)):
+        value, binned, draws = (values[..., place] for values in found)
+        draws = np.clip(draws + (value - binned), 0, 1)
+        estimates.append(Estimate(float(value), percentile(draws, confidence), draws))
     return Ranking(len(scores), int(positive.sum()), estimates[0], estimates[1], tuple(estimates[2:]))
+
+
+def _statistics(pos: Array, neg: Array, rates: Sequence[float]) -> Array:
+    """[..., 2 + rates] AUROC, average precision and recalls."""
+    both = np.stack([auroc(pos, neg), average_precision(pos, neg)], axis=-1)
+    return np.concatenate([both, recall_at(pos, neg, rates)], axis=-1) if rates else both
 
 
 def ratio(part: Array, whole: Array, weights: Array, confidence: float = 0.95) -> Estimate:

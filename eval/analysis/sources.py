@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dodona.engine.errors import DodonaError
-from dodona.engine.trace import VERSION_KEY
+from dodona.engine.trace_schema import VERSION_KEY
 from dodona.engine.trace_store import JOURNAL, trace_paths
 
 
@@ -29,11 +29,11 @@ def find_files(paths: Iterable[str | Path], note: Callable[[str], None]) -> File
     Raises:
         DodonaError: no such path, or no trace in all of them.
     """
-    paths = list(map(Path, paths))
+    named = list(map(Path, paths))
     records: dict[Path, Path] = {}
     traces: dict[Path, Path] = {}
     journals: dict[Path, Path] = {}
-    for path in paths:
+    for path in named:
         for file in _behind(path):
             if file.suffix == ".jsonl":
                 records.setdefault(file.resolve(), file)
@@ -47,7 +47,7 @@ def find_files(paths: Iterable[str | Path], note: Callable[[str], None]) -> File
                 note(f"{file} is passed over: it is no trace of dodona")
     if not traces and not journals:
         raise DodonaError(
-            f"no trace in {', '.join(map(str, paths))}: `dodona eval --trace` writes one beside the records, and "
+            f"no trace in {', '.join(map(str, named))}: `dodona eval --trace` writes one beside the records, and "
             "`dodona generate --trace FILE` to a file"
         )
     return Files(list(records.values()), [*traces.values(), *journals.values()])

@@ -118,9 +118,8 @@ def choose_arms(recording: Recording, names: Sequence[str]) -> Recording:
     there = list(dict.fromkeys(run.arm for run in recording.runs if run.arm is not None))
     for name in names:
         if name not in there:
-            raise DodonaError(
-                f"--arm: no run is of the arm {name!r}; there are {', '.join(map(repr, there)) or 'none'}"
-            )
+            arms = ", ".join(map(repr, there)) or "none"
+            raise DodonaError(f"--arm: no run is of the arm {name!r}; there are {arms}")
     return recording.select(np.array([run.arm in names for run in recording.runs], dtype=bool))
 
 
@@ -188,8 +187,8 @@ def _notes(recording: Recording, looked: Array, first: Array, found: dict[str, L
         yield f"{shared} tokens are of contexts that another run has, too; each context counts once"
     if consults := int(recording.starts.sum()):
         yield (
-            f"the {consults} positions where a consult happened are not rows, as the oracle wrote there: what a trigger "
-            "picked is missing from the tables; the base alone with --oracle-tail has every position"
+            f"the {consults} positions where a consult happened are not rows, as the oracle wrote there: what a "
+            "trigger picked is missing from the tables; the base alone with --oracle-tail has every position"
         )
     missing = [name for name in DIRECTIONS if name not in (POSITION, LENGTH) and name not in recording.columns]
     if missing:

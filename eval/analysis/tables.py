@@ -87,15 +87,18 @@ def _disagreements(found: DisagreementMap) -> list[Table]:
     heads = [
         Head("entropy", "the base's entropy, nats"),
         Head("rows", "positions"),
-        Head("differ", "first choices differ"),
+        Head("differ", "positions where the two models' first choices differ"),
+        Head("share", "a part of a whole, with its 95 % interval"),
     ]
-    heads.append(Head("share", "of the rows that differ"))
     rows = [
         [Cell(_range(one.low, one.high), one.low), count(one.rows), count(one.differ), percentage(one.share)]
         for one in found.bins
     ]
-    summary_heads = [Head("confident mistakes", f"entropy below {below} where the two models' first choices differ")]
-    summary_heads += [Head("of how many", "the rows that are the whole"), Head("share", "of the rows that differ")]
+    summary_heads = [
+        Head("confident mistakes", f"entropy below {below} where the two models' first choices differ"),
+        Head("of how many", "the rows that are the whole"),
+        heads[-1],
+    ]
     summary = [
         [
             words(f"of the disagreements, those with entropy below {below}"),
@@ -129,11 +132,11 @@ def csv_rows(studies: Iterable[Study]) -> Mapping[str, Sequence[Mapping[str, Any
             "oracle_model_id": study.models[1],
         }
         for table in [*study.tables, *([study.problem_table] if study.problem_table is not None else [])]:
-            signals += [own | row for row in _signal_rows(table)]
+            signals += [{**own, **row} for row in _signal_rows(table)]
         if study.disagreements is not None:
             for one in study.disagreements.bins:
-                fields = one.as_dict()
-                bins.append(own | {k: v for k, v in fields.items() if k != "share"} | _flat("share", one.share))
+                edges = {"low": one.low, "high": one.high, "rows": one.rows, "differ": one.differ}
+                bins.append({**own, **edges, **_flat("share", one.share)})
     return {"signals": signals, "disagreement": bins}
 
 

@@ -222,16 +222,16 @@ class Atoms(Cursor):
             call = Node("log", (base or name("log base"), args[0]))
         elif function == "ln":
             call = Node("log", (name("e"), args[0]))
-        elif function == "exp":
-            call = Node("pow", (name("e"), args[0]))
+        elif function in ("exp", "cis"):
+            call = Node("pow", (name("e"), args[0] if function == "exp" else product(name("i"), args[0])))
         else:
             call = Node("call", tuple(args), function)
         return call if exponent is None else Node("pow", (call, exponent))
 
     def function_arguments(self) -> list[Node]:
-        if self.takes("(", "["):
+        if self.takes("(", "[", r"\{"):
             items, _ = self.items()
-            self.expect(")", "]")
+            self.expect(")", "]", r"\}")
             return items
         factors = [self.power()]
         while self.starts_factor() and not (self.next.text in FUNCTIONS or self.sees("(", "[", "|")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from math import gcd
 from typing import Final
@@ -85,6 +86,8 @@ class Comparison:
     def _compare(self, gold: Node, prediction: Node) -> Judgement:
         if gold.op == "text" or prediction.op == "text":
             return self._texts(gold, prediction)
+        if "mod" in (gold.op, prediction.op):
+            return self._residues(gold, prediction)
         regions = self._regions(gold, prediction)
         if regions is not None:
             return regions
@@ -110,11 +113,14 @@ class Comparison:
 
     def _lists(self, gold: Node, prediction: Node) -> Judgement:
         """Items in any order; a point's coordinates without their brackets in the point's order."""
-        gold, prediction = (node.args[1] if node.label == "in" else node for node in (gold, prediction))
+        gold, prediction = (self._one_of_list(node) for node in (gold, prediction))
         if "group" in (gold.op, prediction.op):
             return self._point_and_list(gold, prediction)
         left, right = items(gold), items(prediction)
         named = [[assignment(item) for item in side] for side in (left, right)]
+        other_relations = [item.op == "relation" and not pair for item, pair in zip(right, named[1], strict=True)]
+        if any(named[0]) and any(other_relations):
+            return self._unordered(left, right)  # 2x = 1, which gives no value to x
         if None not in named[0] and len({pair[0] for pair in named[0] if pair}) > 1 and any(named[1]):
             return self._unordered(left, right)  # x = 1, y = 2
         if None not in (*named[0], *named[1]) and not _is_one_unknown(*named):
@@ -125,13 +131,21 @@ class Comparison:
             left, right = self._distinct(left), self._distinct(right)
         return self._unordered(left, right)
 
+    def _one_of_list(self, node: Node) -> Node:
+        r"""The list of x \in {1, 2}; without a domain as in ``k\pi, k \in \mathbb{Z}``; one of "1/2 or 0.5"."""
+        if node.label == "in":
+            return node.args[1]
+        if node.op != "list":
+            return node
+        kept = [item for item in node.args if not (item.label == "in" and item.args[1].label in NUMBER_SETS)]
+        return replace(node, args=tuple(self._distinct(kept) if node.label == "or" else kept))
+
     def _point_and_list(self, gold: Node, prediction: Node) -> Judgement:
         group, other = (gold, prediction) if gold.op == "group" else (prediction, gold)
-        named = [assignment(item) for item in items(other)]
+        named = [pair for item in items(other) if (pair := assignment(item)) is not None and pair[0].op == "name"]
         bare = [without_name(item) for item in items(other)]
-        if all(pair is not None and pair[0].op == "name" for pair in named):  # y = 2, x = 1
-            order = sorted(range(len(bare)), key=lambda index: named[index][0].label if named[index] else "")  # type: ignore[index]
-            bare = [bare[index] for index in order]
+        if len(named) == len(bare):  # y = 2, x = 1
+            bare = [value for _, value in sorted(named, key=lambda pair: pair[0].label)]
         brackets = ("()", "[]") if len(group.args) > 2 else ("()",)
         if other.op == "set" or len(bare) != len(group.args) or group.label not in brackets:
             return different("a point or an interval against a list or a set")
@@ -266,7 +280,7 @@ class Comparison:
         if gold.label != prediction.label:
             return different("different ratios")
         same = self._ordered(gold.args, prediction.args)
-        parts = [exact(part) if is_value(part) else None for part in (*gold.args, *prediction.args)]
+        parts = [_exact(part) for part in (*gold.args, *prediction.args)]
         if same.equal or any(part is None or part.denominator != 1 for part in parts):
             return same
         wanted = [int(part) for part in parts[: len(gold.args)] if part is not None]
@@ -294,6 +308,19 @@ class Comparison:
         if gold.label == prediction.label and self._ordered(gold.args, prediction.args).equal:
             return Judgement(True, "structure", "equal parts")
         return Judgement(None, "", "relations")
+
+    def _residues(self, gold: Node, prediction: Node) -> Judgement:
+        """3 (mod 7), which is also 10 (mod 7); the modulus may be left out."""
+        if gold.op != "mod" or prediction.op != "mod":
+            value, other = (node.args[0] if node.op == "mod" else node for node in (gold, prediction))
+            return self.compare(value, other)
+        if not self.compare(gold.args[1], prediction.args[1]).equal:
+            return different("different moduli")
+        left, right, modulus = (_exact(node) for node in (gold.args[0], prediction.args[0], gold.args[1]))
+        if left is None or right is None or not modulus:
+            return self.compare(gold.args[0], prediction.args[0])
+        same = (left - right) % modulus == 0
+        return Judgement(same, "exact", "the same residue" if same else "different residues")
 
     # --- words and values ---
 
@@ -356,11 +383,16 @@ class Comparison:
         if judgement.equal is not False:
             return judgement
         numbers = [node.args[0] if node.op == "percent" else node for node in (left, right)]
-        try:
-            size = exact(numbers[0])
-        except Unevaluable:
-            return judgement
+        size = _exact(numbers[0])
         return self.equality.same(*numbers) if size is None or abs(size) >= 1 else judgement
+
+
+def _exact(node: Node) -> Fraction | None:
+    """The value, where it is a rational number that is found at once."""
+    try:
+        return exact(node) if is_value(node) else None
+    except Unevaluable:
+        return None
 
 
 def _all(judgements: Sequence[Judgement]) -> Judgement:

@@ -82,11 +82,11 @@ class Equality:
             return None
         if same.equal:
             return 0
-        numeric = Numeric(self._ctx, self.clock, real=True)
+        at = Numeric(self._ctx, self.clock, real=True).difference(left, right)
         try:
             for digits in DIGITS_OF_A_NUMBER:
-                difference = numeric(add(left, negative(right)), digits)
-                if abs(difference) > numeric.ctx.mpf(10) ** -(digits // 2):
+                difference = at(digits)
+                if abs(difference) > self._ctx.mpf(10) ** -(digits // 2):
                     break
         except (Unevaluable, NotReal):
             return None

@@ -63,7 +63,7 @@ _MATCH: Final = re.compile(
     | \\(?P<env>begin|end)\s*\{\s*(?P<kind>[A-Za-z]+)\*?\s*\}
     | \\(?P<command>[A-Za-z]+)
     | \\(?P<escaped>\\|[{}%$|\#&_])
-    | (?P<sign>\*\*|<=|>=|!=|==|[-+*/^_=<>()\[\]{}|,;:!&'%.])
+    | (?P<sign>\*\*|<=|>=|(?<![\d)])!=|==|[-+*/^_=<>()\[\]{}|,;:!&'%.])
     | (?P<money>[£€¥₹¢])
     """,
     re.VERBOSE | re.ASCII,
@@ -311,14 +311,15 @@ class _Lexer:
             return words in SINGLE_LETTERS and (command != "mathrm" or words not in ("e", "i"))
         if before.kind == "letter" and not is_unit(words.split()[0]):
             return False
-        return re.fullmatch(r"[A-Za-z][A-Za-z /'^{}\d-]*", words) is not None
+        return re.fullmatch(r"\(?[A-Za-z][A-Za-z /'^{}\d-]*\)?", words) is not None
 
     def measure(self, words: str) -> None:
+        words = words.strip("()")
         first, _, rest = words.partition(" ")
         if first.lower().removesuffix("s") in SCALES:
             self.scale(first.lower())
             words = rest
-        for part in re.findall(r"[^\s/^]+|/|\^-?\{?\d\}?", words):
+        for part in re.findall(r"[^\s/^]+|/|\^\{?-?\d\}?", words):
             self.put("sign" if part == "/" else "unit", part.replace("{", "").replace("}", ""))
 
     def listed(self, words: str) -> None:

@@ -14,7 +14,7 @@ class Node:
     Values: ``number`` (value), ``name`` (label), ``add``, ``mul``, ``neg``, ``inv``, ``pow``, ``root`` (index, of),
     ``pm`` and ``mp`` (left, right), ``percent``, ``degree``, ``fact``, ``abs``, ``floor``, ``ceil``, ``binom``,
     ``call`` (label: the function), ``log`` (base, of), ``apply`` (label: an unknown function), ``based`` (label: the
-    digits; its base), ``unit`` (label: the unit's words; its number).
+    digits; its base), ``unit`` (label: the unit's words; its number), ``mod`` (value, modulus).
 
     Answers: ``list`` (label: "or" or ","), ``group`` (label: its two brackets; two or more items, so a point or an
     interval), ``set``, ``builder`` (element, conditions), ``union``, ``intersection``, ``difference``, ``matrix`` and

@@ -39,7 +39,7 @@ _COMMANDS: Final = words(
     "frac sqrt binom cdot times div pm mp pi infty leq geq neq lt gt le ge ne in notin cup cap setminus emptyset mid "
     "mathbb begin end sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp sum prod int lim to "
     "lfloor rfloor lceil rceil vert lvert rvert langle rangle alpha beta gamma delta epsilon theta lambda mu rho sigma "
-    "tau phi omega det gcd lcm max min left right quad dfrac tfrac text mathrm displaystyle cfrac subset varnothing "
+    "tau phi omega det max min left right quad dfrac tfrac text mathrm displaystyle cfrac subset varnothing "
     "leqslant geqslant lbrace rbrace"
 )
 _ENVIRONMENTS: Final = frozenset({"pmatrix", "bmatrix", "matrix", "vmatrix"})
@@ -205,15 +205,14 @@ class Worker:
             self.kill()
             raise WorkerFailed("Math-Verify's process died") from None
         line = self._line(seconds)
-        if line is None:
-            died = self._process.poll() is not None
+        if not line:
             self.kill()
-            raise WorkerFailed("Math-Verify's process died" if died else f"no result in {seconds:.1f} s")
+            raise WorkerFailed(f"no result in {seconds:.1f} s" if line is None else "Math-Verify's process died")
         reply = json.loads(line)
         return Judgement(reply["equal"] is True, METHOD, str(reply["reason"]))
 
     def _line(self, seconds: float) -> str | None:
-        """The next line that it writes; None where none comes."""
+        """The next line that it writes; None where none comes in time, nothing where it ended."""
         assert self._process.stdout is not None
         clock, pipe = Clock(seconds), self._process.stdout.fileno()
         with selectors.DefaultSelector() as selector:
@@ -223,7 +222,7 @@ class Worker:
                     return None
                 part = os.read(pipe, 1 << 16)
                 if not part:
-                    return None
+                    return ""
                 self._received += part
         line, _, self._received = self._received.partition(b"\n")
         return line.decode()

@@ -1,4 +1,4 @@
-"""Reads an answer: recursive descent over its tokens. The grammar is this file and nothing else is ever read."""
+"""Reads an answer: recursive descent over its tokens. What this file and atoms.py do not name is never read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dodona.eval.checker.cursor import END
 from dodona.eval.checker.lexer import Token, Unreadable, tokenize
 from dodona.eval.checker.nodes import Node, add, inverse, negative, number, product, text
 from dodona.eval.checker.symbols import FUNCTIONS
+from dodona.eval.checker.units import measure
 
 _RELATIONS: Final = {"=", "<", ">", "<=", ">=", "!=", "in", "notin", "approx", "subset", "subseteq", ":"}
 _SET_OPERATIONS: Final = {"cup": "union", "cap": "intersection", "setminus": "difference"}
@@ -105,8 +106,22 @@ class _Reader(Atoms):
                 if node is not None:
                     node, terms = add(node, *terms), []
         total = node or add(*terms)
+        if self.takes("pmod", "bmod", "mod"):
+            return Node("mod", (total, self.deeper(self.primary)))
         words = unit + self.unit()
-        return Node("unit", (total,), words) if words else total
+        if not words:
+            return total
+        value = Node("unit", (total,), words)
+        return self.together(value) if self.next.kind == "number" else value
+
+    def together(self, first: Node) -> Node:
+        """1 hour 30 minutes"""
+        second = self.sum()
+        units = [measure(node.label) for node in (first, second)]
+        if second.op != "unit" or units[0].dimensions != units[1].dimensions or not units[0].dimensions:
+            raise Unreadable("a number after a unit")
+        rest = product(second.args[0], number(units[1].factor / units[0].factor))
+        return replace(first, args=(add(first.args[0], rest),))
 
     def currency(self) -> str:
         if self.next.kind == "unit":

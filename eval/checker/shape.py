@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from dodona.eval.checker.nodes import Node, add, name, negative, walk
+from dodona.eval.checker.nodes import Node, add, name, negative, number, walk
 from dodona.eval.checker.values import symbols
 
 SET_OPERATIONS = frozenset({"union", "intersection", "difference", "both"})
@@ -47,7 +47,9 @@ def is_name(node: Node) -> bool:
 
 def is_quantity(node: Node) -> bool:
     """Whether it may be what was asked for, as x + y; with a number added, as x + y - 7, it is half of an equation."""
-    return bool(symbols(node)) and node.op not in ("neg", "group") and not (node.op == "add" and any(not symbols(term) for term in node.args))
+    if node.op == "add" and not all(symbols(term) for term in node.args):
+        return False
+    return bool(symbols(node)) and node.op not in ("neg", "group")
 
 
 def assignment(node: Node) -> tuple[Node, Node] | None:
@@ -67,8 +69,8 @@ def without_name(node: Node) -> Node:
     if node.op == "relation" and node.label == "in":
         return node.args[1]
     if node.op == "mul" and len(node.args) == 2 and (node.args[1].op, node.args[1].label) == ("group", "()"):
-        if node.args[0].op == "name" and node.args[0].label[:1].isupper():
-            return node.args[1]  # A(1, 2)
+        point = node.args[0].op == "name" and node.args[0].label[:1].isupper()
+        return node.args[1] if point else node  # A(1, 2)
     return node
 
 
@@ -149,10 +151,10 @@ def _interval(node: Node) -> Node | None:
     closed = [sign == "<=" for sign in signs]
     if len(args) == 2:
         low, high = args
-        if _is_distance(low) and not symbols(high):
-            return _group(negative(high), high, closed[0], closed[0])
-        if _is_distance(high) and not symbols(low):
-            inside = _group(negative(low), low, not closed[0], not closed[0])
+        if (center := _distance_from(low)) is not None and not symbols(high):
+            return _group(add(center, negative(high)), add(center, high), closed[0], closed[0])
+        if (center := _distance_from(high)) is not None and not symbols(low):
+            inside = _group(add(center, negative(low)), add(center, low), not closed[0], not closed[0])
             return Node("difference", (name("R_set"), inside))
         if _is_variable(low) and not _is_variable(high):
             return _group(negative(_INFINITY), high, False, closed[0] and high != _INFINITY)
@@ -169,9 +171,14 @@ def _is_variable(node: Node) -> bool:
     return (node.op == "name" and bool(symbols(node))) or node.op == "apply"
 
 
-def _is_distance(node: Node) -> bool:
-    """|x|"""
-    return node.op == "abs" and node.args[0].op == "name"
+def _distance_from(node: Node) -> Node | None:
+    """0 of |x|, 3 of |x - 3|; None of anything else."""
+    if node.op != "abs":
+        return None
+    inner = node.args[0]
+    if inner.op == "add" and len(inner.args) == 2 and not symbols(inner.args[1]):
+        return negative(inner.args[1]) if _is_variable(inner.args[0]) else None
+    return number(0) if _is_variable(inner) else None
 
 
 def _group(low: Node, high: Node, low_closed: bool, high_closed: bool) -> Node:

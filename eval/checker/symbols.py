@@ -45,7 +45,7 @@ SIGN_COMMANDS: Final = {
 }  # fmt: skip
 FUNCTIONS: Final = words(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch arsinh "
-    "arcosh artanh arcsinh arccosh arctanh ln log exp gcd lcm max min"
+    "arcosh artanh arcsinh arccosh arctanh ln log exp gcd lcm max min cis"
 )
 GREEK: Final = words(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho varrho "

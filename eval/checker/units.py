@@ -83,10 +83,10 @@ class Measure(NamedTuple):
 
     def contradicts(self, other: Measure) -> bool:
         """Whether both have units, and these measure different things, or count them."""
-        if self.dimensions or other.dimensions:
-            there = bool(self.dimensions or self.things) and bool(other.dimensions or other.things)
-            return there and self.dimensions != other.dimensions
-        return bool(self.things and other.things) and not self.things & other.things
+        if self.things and other.things and not self.things & other.things:
+            return True
+        there = bool(self.dimensions or self.things) and bool(other.dimensions or other.things)
+        return there and self.dimensions != other.dimensions
 
 
 def _table() -> dict[str, tuple[str, Fraction]]:

@@ -12,6 +12,8 @@ from dodona.eval.checker.nodes import Node, walk
 
 MOST_BITS = 20_000  # of an exact number
 MOST_EXPONENT = 10**9  # of a power of a real number
+MOST_SPREAD = 8000  # bits from the smallest to the largest term of a sum
+MOST_DIGITS_OF_GAMMA = 500  # the time it takes grows with their cube
 CONSTANTS: Final = frozenset({"pi", "e", "i", "oo", "log base"})
 VALUES: Final = frozenset(
     {"number", "name", "add", "mul", "neg", "inv", "pow", "root", "percent", "degree", "fact", "abs", "floor", "ceil"}
@@ -155,6 +157,7 @@ class Numeric:
         self.ctx, self.clock = ctx, clock
         self.variables = variables or {}
         self.real, self.log_base = real, log_base
+        self._spread = 0  # bits from the smallest to the largest term of one sum
 
     def __call__(self, node: Node, digits: int) -> Any:
         """The value as mpf or mpc, finite, computed with so many digits.
@@ -168,8 +171,21 @@ class Numeric:
         return self.value(node)
 
     def difference(self, left: Node, right: Node) -> Callable[[int], Any]:
-        """The difference of two values, as a function of the digits to compute with."""
-        return lambda digits: self(left, digits) - self(right, digits)
+        """The difference of two values, as a function of the digits that each term of their sums keeps.
+
+        In 10^{2000} + 1 there are 2000 digits between the terms, so that many more are needed to see the smaller one.
+        """
+
+        def difference(digits: int) -> Any:
+            while True:
+                spread = self._spread
+                if spread > MOST_SPREAD:
+                    raise TooLarge("terms of too different sizes")
+                found = self(left, digits + spread // 3) - self(right, digits + spread // 3)
+                if self._spread <= spread:
+                    return found
+
+        return difference
 
     def value(self, node: Node) -> Any:
         """The value with the digits that the context has now."""
@@ -195,6 +211,8 @@ class Numeric:
         first = args[0]
         match node.op:
             case "add":
+                sizes = [ctx.mag(arg) for arg in args if arg != 0] or [0]
+                self._spread = max(self._spread, int(max(sizes) - min(sizes)))
                 return sum(args[1:], first)
             case "mul":
                 return math.prod(args[1:], start=first)
@@ -214,10 +232,11 @@ class Numeric:
                 return self._power(first, args[1], node.args[1])
             case "root":
                 return self._power(args[1], 1 / first, Node("inv", (node.args[0],)))
-            case "fact":
-                return ctx.factorial(self._bounded(first, 10**6))
-            case "binom":
-                return ctx.binomial(self._bounded(first, 10**6), self._bounded(args[1], 10**6))
+            case "fact" | "binom":
+                if ctx.dps > MOST_DIGITS_OF_GAMMA and not all(ctx.isint(arg) for arg in args):
+                    raise TooLarge("a factorial of a fraction with too many digits")
+                function = ctx.factorial if node.op == "fact" else ctx.binomial
+                return function(*(self._bounded(arg, 10**6) for arg in args))
             case "log":
                 return ctx.log(args[1]) / ctx.log(first)
             case "call":

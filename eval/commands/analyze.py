@@ -1,9 +1,9 @@
 """Which signal of the base says when to consult: every signal against labels on tokens, from traces.
 
 PATH is a trace, a file of records with its trace beside it, or a folder of them, any number and mix. A row is a
-position that the base wrote and the oracle looked at; a context that several arms share counts once. The labels are kept
-apart: the first choices differ (with and without near-ties), the divergence is above a threshold, and, with --changes, a
-consult there turns a wrong answer into a right one. Intervals are by bootstrap over problems.
+position that the base wrote and the oracle looked at; a context that several arms share counts once. The labels are
+kept apart: the first choices differ (with and without near-ties), the divergence is above a threshold, and, with
+--changes, a consult there turns a wrong answer into a right one. Intervals are by bootstrap over problems.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dodona.engine.errors import DodonaError
 from dodona.engine.recording import read_recording
-from dodona.engine.records import encode_record
+from dodona.engine.records import encode_record, read_records
 from dodona.eval.analysis.consults import ConsultAnalysis
 from dodona.eval.analysis.labels import CONFIDENT, JS, NEAR_TIE, Limits
 from dodona.eval.analysis.resample import RESAMPLES
@@ -131,13 +131,13 @@ def experiments(files: Files, note: Callable[[str], None]) -> list[Experiment]:
     """The experiments of the records; a file that is of none, as `dodona generate` writes it, is passed over."""
     from dodona.eval.runs import read_runs
 
-    found: list[Experiment] = []
+    ours = []
     for path in files.records:
-        try:
-            found += read_runs([path])
-        except DodonaError as error:
-            note(f"{error}; its records are not read for the outcomes of problems")
-    return found
+        if "header" in next(read_records(path), {}):
+            ours.append(path)
+        else:
+            note(f"{path} has no header, as files of `dodona eval` have: outcomes of problems are not read from it")
+    return read_runs(ours) if ours else []
 
 
 def check_output(files: Files, path: Path) -> None:

@@ -36,6 +36,7 @@ from dodona.eval.commands.running import (
     work,
     writable,
 )
+from dodona.eval.compat.switches import GUIDED_INFERENCE, SWITCHES, read_switches
 from dodona.eval.job import Job
 from dodona.eval.models import Models
 from dodona.eval.plan import calibrated, make_plan
@@ -71,6 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     arms.add_argument(
         "--seed", metavar="LIST", type=listed(whole), action="append", help=f"seeds (default: {default.seed})"
+    )
+    arms.add_argument(
+        "--compat",
+        metavar="LIST",
+        action="append",
+        help=f"also count as the first experiments did, which is no valid measure: {GUIDED_INFERENCE}, or some of "
+        f"{', '.join(SWITCHES)}",
     )
     add_engine_options(parser)
     add_request_options(parser, without=PER_RUN)
@@ -129,6 +137,7 @@ def job_of(args: argparse.Namespace, shard: Shard) -> Job:
     if args.output_dir is not None and args.output_file is not None:
         raise DodonaError("--output-dir and --output-file both say where the records go: give one of them")
     models = Models.of(args)
+    compat = read_switches(args.compat or ())
     default = Request(prompt="")
     arms = grid(
         _flat(args.c, [DEFAULT_CONSULTS if models.guided else 0]),
@@ -145,7 +154,8 @@ def job_of(args: argparse.Namespace, shard: Shard) -> Job:
     else:
         place = default_place(task.name, models.names)
     options = task.recipe.options() | request_options(args, without=PER_RUN)
-    return Job(task, problems, arms, models, place, options)
+    arms += [variant for arm in arms for variant in arm.variants(compat)]
+    return Job(task, problems, arms, models, place, options, compat)
 
 
 def _say_nothing(text: str) -> None:

@@ -71,6 +71,7 @@ REQUEST_OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
         "step_size": Option("base tokens from one boundary to the next", "N", whole),
         "max_oracle_tokens": Option("cap on the oracle's tokens, which may cut the last burst short", "N", whole),
         "max_new_tokens": Option("tokens to generate at most", "N", whole),
+        "ignore_eos": Option("go on to the limit: no end token ends the text"),
         "stop": Option("end with the token that completes this text; may be repeated", "TEXT", str, repeat=True),
         "seed": Option("seed of all draws", "N", whole),
         "key": Option("key of the draws in place of the prompt: equal keys draw alike", "TEXT", str),

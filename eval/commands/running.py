@@ -15,9 +15,13 @@ import torch
 
 from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError, OutOfMemoryError
+from dodona.eval.arms import Arm
+from dodona.eval.compat.ladder import Ladder, ladders, ladders_as_dict
+from dodona.eval.compat.tables import ladder_table
 from dodona.eval.job import Job
 from dodona.eval.lock import wait_until_free
 from dodona.eval.models import Models
+from dodona.eval.report.table import text_lines
 from dodona.eval.rows import Row
 from dodona.eval.run import Experiment, Finished, Run
 from dodona.eval.shard import Shard
@@ -55,6 +59,19 @@ class Outcome(NamedTuple):
         """Runs that are not on the disk."""
         return self.experiment.size - len(self.rows)
 
+    @property
+    def arms(self) -> list[Arm]:
+        """Those that are a valid measure."""
+        return [arm for arm in self.experiment.arms if not arm.compat]
+
+    @property
+    def ladders(self) -> list[Ladder]:
+        """The first experiments' way of counting, where it was asked for."""
+        rows: dict[str, dict[str, Row]] = {}
+        for (arm, problem), row in self.rows.items():
+            rows.setdefault(arm, {})[problem] = row
+        return ladders(self.arms, self.experiment.problems, rows, self.experiment.compat)
+
     def report(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -62,9 +79,9 @@ class Outcome(NamedTuple):
             "records": str(self.place.path),
             "problems": len(self.experiment.problems),
             "arms": [
-                summary.as_dict()
-                for summary in summarise(self.experiment.arms, self.experiment.problems, self.rows.values())
+                summary.as_dict() for summary in summarise(self.arms, self.experiment.problems, self.rows.values())
             ],
+            **({"compat": ladders_as_dict(self.ladders)} if self.experiment.compat else {}),
             "errors": errors(self.rows.values()),
             "missing": self.missing,
             "run": {
@@ -78,7 +95,9 @@ class Outcome(NamedTuple):
 
     def lines(self) -> list[str]:
         """The tables and what else is to be said, for people."""
-        lines = table_lines(summarise(self.experiment.arms, self.experiment.problems, self.rows.values()))
+        lines = table_lines(summarise(self.arms, self.experiment.problems, self.rows.values()))
+        if self.experiment.compat:
+            lines += ["", *text_lines(ladder_table(self.ladders))]
         for reason, count in errors(self.rows.values()).items():
             lines += ["", f"{count} runs failed: {reason}"]
         if self.missing:
@@ -146,7 +165,7 @@ def work(job: Job, shard: Shard, screen: Screen, loader: Loader) -> Outcome:
     opened = models.open()
     experiment = job.experiment(opened)
     config = experiment.config(opened)
-    with Store(job.place, config, experiment.arms, experiment.problems, shard) as store:
+    with Store(job.place, config, experiment.arms, experiment.problems, shard, experiment.compat) as store:
         run = Run(experiment, store)
         before, left = len(run.rows), run.left
         if not screen.quiet:

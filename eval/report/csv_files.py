@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dodona.eval.compat.switches import NOT_VALID
 from dodona.eval.report.comparison import Comparison
 from dodona.eval.report.files import write_file
 from dodona.eval.report.section import Section
@@ -27,6 +28,8 @@ def write_report(path: Path, sections: Sequence[Section]) -> list[Path]:
         "correlations": _correlations(sections),
         "errors": _errors(sections),
     }
+    if any(section.ladders for section in sections):
+        tables["compat"] = _ladders(sections)
     return write_tables(path, tables, alone="arms")
 
 
@@ -92,6 +95,16 @@ def _errors(sections: Sequence[Section]) -> Iterator[Row]:
     for section in sections:
         for reason, runs in section.errors.items():
             yield _experiment(section) | {"reason": reason, "runs": runs}
+
+
+def _ladders(sections: Sequence[Section]) -> Iterator[Row]:
+    for section in sections:
+        for ladder in section.ladders:
+            for rung in ladder.rungs:
+                fields = rung.as_dict()
+                fields["switches"] = " ".join(rung.switches)
+                label = "" if fields.pop("valid") else NOT_VALID
+                yield _experiment(section) | {"arm": ladder.arm, "label": label} | fields
 
 
 def write_comparisons(path: Path, comparisons: Sequence[Comparison]) -> list[Path]:

@@ -71,7 +71,7 @@ def make_canvas(section: Section, figure: Figure) -> Any:
     for spare in axes[len(rules) :]:
         spare.set_visible(False)
     values = sorted({getattr(line.arm, figure.series) for line in section.guided})
-    style = {value: _style(index, len(values)) for index, value in enumerate(values)}
+    style = {value: series_style(index, len(values)) for index, value in enumerate(values)}
     scale = _Scale(section, figure)
     for index, (axis, rule) in enumerate(zip(axes, rules, strict=False)):
         lines = [line for line in section.guided if line.arm.rule == rule]
@@ -204,7 +204,7 @@ def _references(axis: Any, section: Section, figure: Figure, scale: _Scale) -> N
         axis.axhline(100 * score.accuracy, color=color, linestyle="--", linewidth=0.8, alpha=0.7, label=label)
 
 
-def _style(index: int, count: int) -> dict[str, Any]:
+def series_style(index: int, count: int) -> dict[str, Any]:
     """Colour and marker of a series: of few from the palette, of many along a scale from dark to light."""
     marker = _MARKERS[index % len(_MARKERS)]
     if count <= len(_COLORS):

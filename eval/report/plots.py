@@ -10,12 +10,14 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dodona.engine.errors import DodonaError
+from dodona.eval.compat import picture as ladder
 from dodona.eval.report.files import write_file
 from dodona.eval.report.panels import FIGURES, Figure, make_canvas
 from dodona.eval.report.section import Section
@@ -76,13 +78,19 @@ def draw(section: Section, figures: Sequence[Figure] = FIGURES) -> list[Picture]
     for figure in figures if section.guided else ():
         counted = any(figure.x(line) > 0 for line in section.guided)
         if counted or figure.kind != "cost":
-            with _settings():
-                canvas = make_canvas(section, figure)
-                svg = _saved(canvas, format="svg", metadata={"Date": None, "Creator": None})
-                canvas.set_layout_engine("none")  # found once, it holds for the other format too
-                png = _saved(canvas, format="png", dpi=150, metadata={"Software": None})
-            pictures.append(Picture(figure.name, figure.title, svg, png))
+            pictures.append(_picture(figure.name, figure.title, partial(make_canvas, section, figure)))
+    if section.ladders:
+        pictures.append(_picture(ladder.NAME, ladder.HEADING, partial(ladder.ladder_canvas, section)))
     return pictures
+
+
+def _picture(name: str, title: str, make: Callable[[], Any]) -> Picture:
+    with _settings():
+        canvas = make()
+        svg = _saved(canvas, format="svg", metadata={"Date": None, "Creator": None})
+        canvas.set_layout_engine("none")  # found once, it holds for the other format too
+        png = _saved(canvas, format="png", dpi=150, metadata={"Software": None})
+    return Picture(name, title, svg, png)
 
 
 def _saved(canvas: Any, **options: Any) -> bytes:

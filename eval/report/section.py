@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from dodona.eval.compat.ladder import Ladder, ladders, ladders_as_dict
+from dodona.eval.compat.switches import NOT_VALID
 from dodona.eval.recorded import Experiment, RecordedArm, titles
 from dodona.eval.report.contrast import Contrast, contrast
 from dodona.eval.report.correlations import CorrelationLine, correlations
@@ -53,6 +55,7 @@ class Section:
     errors: Mapping[str, int]  # runs that failed, by reason
     official: Sequence[Official]
     notes: list[str]
+    ladders: Sequence[Ladder] = ()  # the first experiments' way of counting, where it was asked for
 
     @cached_property
     def families(self) -> list[Line]:
@@ -95,7 +98,7 @@ class Section:
             "errors": dict(self.errors),
             "official": [score._asdict() for score in self.official],
             "notes": self.notes,
-        }
+        } | ({"compat": ladders_as_dict(self.ladders)} if self.ladders else {})
 
 
 def sections(experiments: Sequence[Experiment], *, common: bool = False) -> list[Section]:
@@ -117,6 +120,9 @@ def make_section(experiment: Experiment, title: str, asked: int | None = None) -
         errors=errors(row for rows in experiment.rows.values() for row in rows.values()),
         official=official_scores(experiment.config),
         notes=_notes(experiment, lines, asked),
+        ladders=ladders(
+            experiment.arms, experiment.problems, experiment.rows | experiment.compat_rows, experiment.compat
+        ),
     )
 
 
@@ -176,6 +182,8 @@ def _notes(experiment: Experiment, lines: Sequence[Line], asked: int | None) -> 
         notes.append(f"{experiment.duplicates} records are of runs that had one already; the first counts")
     if not any(line.arm.base_alone for line in lines):
         notes.append("no arm is the base alone (c=0), so there is nothing to compare the others with")
+    if others := sum(map(len, experiment.compat_rows.values())):
+        notes.append(f"{others} more records are {NOT_VALID}; they are in the table of that name and nowhere else")
     for name, values in (("versions of dodona", experiment.dodona), ("commits", experiment.commits)):
         if len(values) > 1:
             notes.append(f"written by several {name}: {', '.join(values)}")

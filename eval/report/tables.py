@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from dodona.eval.compat.tables import ladder_table
 from dodona.eval.report.section import Line, Section
 from dodona.eval.report.table import (
     NONE,
@@ -196,6 +197,7 @@ def section_tables(section: Section, *, holm: bool = False) -> list[Table]:
             (Head("reason", "why a run failed"), Head("runs", "how many did")),
             [(words(reason), count(runs)) for reason, runs in section.errors.items()],
         ),
+        ladder_table(section.ladders),
     ]
     return [table for table in tables if table.rows]
 

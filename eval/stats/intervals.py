@@ -44,7 +44,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n} trials")
-    return _score_interval(successes / n if n else 0.0, n, normal_quantile(confidence))
+    return score_interval(successes / n if n else 0.0, n, normal_quantile(confidence))
 
 
 def cluster_error(correct: Sequence[int], samples: int) -> float:
@@ -99,13 +99,13 @@ def clustered(correct: Sequence[int], samples: int, confidence: float = 0.95) ->
     _check_counts(correct, samples)
     z, problems, runs, total = normal_quantile(confidence), len(correct), len(correct) * samples, sum(correct)
     if problems < 2 or total in (0, runs):
-        return _score_interval(total / runs if runs else 0.0, problems, z)
+        return score_interval(total / runs if runs else 0.0, problems, z)
     rate = total / runs
     design_effect = cluster_error(correct, samples) ** 2 * (runs - 1) / (rate * (1 - rate))
     effective = runs / max(1.0, design_effect)
     if samples > 1:
         effective *= (student_quantile(confidence, runs - 1) / student_quantile(confidence, problems - 1)) ** 2
-    return _score_interval(rate, effective, z)
+    return score_interval(rate, effective, z)
 
 
 def _check_counts(correct: Sequence[int], samples: int) -> None:
@@ -116,7 +116,7 @@ def _check_counts(correct: Sequence[int], samples: int) -> None:
             raise ValueError(f"{count} of {samples} runs")
 
 
-def _score_interval(rate: float, n: float, z: float) -> Interval:
+def score_interval(rate: float, n: float, z: float) -> Interval:
     """Wilson's formula, for an ``n`` that need not be whole."""
     if n == 0:
         return Interval(0.0, 1.0)

@@ -15,6 +15,7 @@ import numpy as np
 from dodona.engine.errors import DodonaError
 from dodona.engine.records import read_records
 from dodona.eval.arms import Arm
+from dodona.eval.rows import cut_off
 from dodona.eval.viewer.sources import Source, is_run
 
 Array = np.ndarray[Any, Any]
@@ -253,7 +254,7 @@ def _outcome(record: Mapping[str, Any]) -> str:
         return "failed"
     if "correct" not in record:
         return "ungraded"
-    if record.get("finish_reason") == "length":
+    if cut_off(record):
         return "truncated"
     if record["correct"]:
         return "correct"

@@ -200,7 +200,7 @@ def test_out_of_memory_gives_the_plan_and_a_setting(folders, loop, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model, "logits", no_memory)
+        patch.setattr(model, "forward", no_memory)
         with pytest.raises(OutOfMemoryError, match=r"Lower max_batch \(now 64\)") as caught:
             engine.generate(PROMPT, c=0, max_new_tokens=8)
     assert "KV tokens" in str(caught.value) and "weights" in str(caught.value)

@@ -148,6 +148,23 @@ def test_an_end_token_inside_a_burst_ends_the_text(embedded):
     assert len(result.ids) < 100
 
 
+@pytest.mark.parametrize("c", [0, 5])
+def test_ignored_end_tokens_are_written_and_the_text_goes_on(embedded, c):
+    """A row of end tokens too many or too few: texts that stop nevertheless, or batch mates that do not stop."""
+    requests = [
+        Request(
+            prompt="Work out 58 * 86.", c=c, k=5, trigger="entropy > 0.5", max_new_tokens=160, ignore_eos=i, stop=stop
+        )
+        for i, stop in ((False, ()), (True, ()), (True, ("The answer",)))
+    ]
+    results = {(r.request.ignore_eos, r.request.stop): r for r in embedded.generate(iter(requests))}
+    ended, endless, stopped = (results[r.ignore_eos, r.stop] for r in requests)
+    assert ended.finish_reason == "eos" and len(ended.ids) < 160
+    assert endless.finish_reason == "length" and len(endless.ids) == 160
+    assert endless.ids[: len(ended.ids)] == ended.ids
+    assert stopped.finish_reason == "stop"
+
+
 def test_a_stop_string_across_a_hand_off_is_seen(embedded):
     """A stop string whose first half the base wrote and whose second half the oracle wrote."""
     prompt = "What is 40 + 63?"

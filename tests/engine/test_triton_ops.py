@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from kernel_launches import use_large_blocks
 from tiny_models import save_tiny
 
 from dodona.engine.engine import Engine
@@ -24,8 +25,9 @@ def folders(tmp_path_factory):
 
 
 @needs_kernels
-def test_the_kernels_give_the_tokens_and_signals_of_torch(folders):
+def test_the_kernels_give_the_tokens_and_signals_of_torch(folders, monkeypatch):
     """Prefill, decode, sync, burst and catch-up, greedy and sampled, one at a time and together: the same tokens."""
+    use_large_blocks(monkeypatch)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     engines = [
         Engine(folders[0], oracle=folders[1], device=device, dtype="float32", page_size=16, max_length=128, ops=ops)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from grading_completions import COMPLETIONS
 from grading_golds import GOLDS
-from grading_pairs import PAIRS, Case
+from grading_pairs import PAIRS
 
 from dodona.engine.errors import DodonaError
 from dodona.eval.grading import check
 
-CASES = [pytest.param(case, id=f"{trap}: {case.gold}") for trap, cases in PAIRS.items() for case in cases]
 
-
-@pytest.mark.parametrize("case", CASES)
-def test_right_answers_are_accepted_and_wrong_ones_are_not(case: Case) -> None:
+@pytest.mark.parametrize("trap", PAIRS)
+def test_right_answers_are_accepted_and_wrong_ones_are_not(trap: str) -> None:
     """Each trap both ways: what string matching rejects, and what approximate or careless comparison accepts."""
-    verdicts = {answer: check(answer, case.gold) for answer in (*case.right, *case.wrong)}
-    assert [answer for answer in case.right if not verdicts[answer].correct] == []
-    assert [answer for answer in case.wrong if verdicts[answer].correct] == []
+    rejected = [(case.gold, answer) for case in PAIRS[trap] for answer in case.right if not check(answer, case.gold)[0]]
+    accepted = [(case.gold, answer) for case in PAIRS[trap] for answer in case.wrong if check(answer, case.gold)[0]]
+    assert (rejected, accepted) == ([], [])
 
 
 def test_the_table_covers_every_trap_both_ways() -> None:
@@ -35,15 +35,24 @@ def test_the_answer_is_found_in_a_completion(completion: str, gold: str, right: 
     assert check(completion, gold).correct is right, check(completion, gold)
 
 
-@pytest.mark.parametrize("gold", GOLDS)
-def test_every_gold_answer_equals_itself(gold: str) -> None:
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda gold: gold,
+        lambda gold: f"  {gold}\n",
+        lambda gold: rf"Thus the answer is $\boxed{{{gold}}}$.",
+        lambda gold: f"Some words.\n#### {gold}",
+        lambda gold: f"Final Answer: The final answer is ${gold}$. I hope it is correct.",
+        lambda gold: gold.replace(r"\frac", r"\dfrac").replace(" ", "  "),
+    ],
+    ids=["bare", "spaced", "boxed", "marked", "stated", "dressed"],
+)
+def test_every_gold_answer_equals_itself(write: Callable[[str], str]) -> None:
     """One popular harness gave 94 %: odd LaTeX that a parser cannot read must still equal itself."""
-    assert check(gold, gold).correct
-    assert check(f"  {gold}\n", gold).correct
-    assert check(rf"Thus the answer is $\boxed{{{gold}}}$.", gold).correct
-    assert check(rf"\boxed{{{gold}}}", rf"We find that it is \boxed{{{gold}}}.").correct
-    assert check(f"Some words.\n#### {gold}", gold).correct or gold == "*"
-    assert check(gold.replace(r"\frac", r"\dfrac").replace(" ", "  "), gold).correct
+    assert len(GOLDS) > 200
+    assert [gold for gold in GOLDS if not check(write(gold), gold).correct] == []
+    solutions = [rf"We find that it is \boxed{{{gold}}}." for gold in GOLDS]
+    assert [gold for gold, text in zip(GOLDS, solutions, strict=True) if not check(write(gold), text).correct] == []
 
 
 @pytest.mark.parametrize(

@@ -317,7 +317,7 @@ dresses = st.sampled_from(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(cases, st.lists(dresses, min_size=0, max_size=1), dresses)
 def test_an_answer_equals_itself_in_another_dress(case: Case, before: list, dress) -> None:  # type: ignore[no-untyped-def, type-arg]
     r"""A space, a \dfrac, a box or a separator that turns a right answer into a wrong one."""
@@ -331,7 +331,7 @@ def test_an_answer_equals_itself_in_another_dress(case: Case, before: list, dres
     assert check(gold, gold).correct
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(cases, dresses, st.data())
 def test_a_changed_answer_is_never_right(case: Case, dress, data: st.DataObject) -> None:  # type: ignore[no-untyped-def]
     """A tolerance, a lost sign or bracket, or an order that is overlooked turns a wrong answer into a right one."""
@@ -341,7 +341,7 @@ def test_a_changed_answer_is_never_right(case: Case, dress, data: st.DataObject)
     assert not check(dress(answer), gold).correct, (gold, dress(answer), check(dress(answer), gold))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text(max_size=60), st.text(min_size=1, max_size=60))
 def test_any_text_at_all_gives_a_verdict(prediction: str, gold: str) -> None:
     """An exception for an odd character ends an evaluation of hours."""
@@ -359,7 +359,7 @@ SCRAPS = [
 fragments = st.lists(st.sampled_from(SCRAPS), max_size=25).map("".join)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(fragments, fragments)
 def test_any_scraps_of_latex_give_a_verdict(prediction: str, gold: str) -> None:
     """The reader meets every wrong order of its own tokens."""

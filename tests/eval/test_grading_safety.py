@@ -24,9 +24,8 @@ ROOT = Path(dodona.__file__).resolve().parent.parent
 HANGS = r"\prod_{k=1}^{10000000} k"  # sympy works it out
 
 
-def injections(file: Path) -> list[str]:
-    """Texts that would make the file, if anything evaluated them."""
-    path = str(file)
+def injections(path: str) -> list[str]:
+    """Texts that would make the file, if anything evaluated them in its folder."""
     letters = "+".join(f"chr({ord(c)})" for c in path)
     code = f"__import__('os').system('touch {path}')"
     call = f"open('{path}','w')"
@@ -72,27 +71,32 @@ def injections(file: Path) -> list[str]:
     ]
 
 
-def test_nothing_that_a_model_wrote_is_evaluated(tmp_path: Path) -> None:
+def test_nothing_that_a_model_wrote_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """parse_expr and sympify are eval: one of these strings in an answer would run as the user."""
-    file = tmp_path / "made"
-    for text in injections(file):
+    monkeypatch.chdir(tmp_path)
+    checker = grading._Checker()  # with workers of its own, which run in this folder
+    monkeypatch.setattr(grading, "_checker", lambda process: checker)
+    for text in injections("m"):
         for dressed in (text, rf"\boxed{{{text}}}", f"The answer is {text}", f"#### {text}"):
-            for gold in ("5", r"\int_0^1 x\,dx", r"\text{no}"):
-                check(dressed, gold)
-            check(r"\sum_{k=1}^{3} k", dressed)
+            check(dressed, r"\int_0^1 x\,dx")
             check_choice(dressed, "A")
-    assert not file.exists()
+        check(rf"\boxed{{{text}}}", "5")
+        check(r"\sum_{k=1}^{3} k", text)
+    assert checker.pool._idle, "Math-Verify was never asked"
+    checker.pool.close()
+    assert os.listdir(tmp_path) == []
 
 
-def test_the_worker_itself_evaluates_no_text(tmp_path: Path, worker_process: Callable[[str], str]) -> None:
+def test_the_worker_itself_evaluates_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker_process: Callable[[str], str]
+) -> None:
     """The list of allowed characters is one wall; behind it Math-Verify must not evaluate text either."""
-    file = tmp_path / "made"
-    texts = injections(file)
+    monkeypatch.chdir(tmp_path)
     code = f"""
 from dodona.eval.checker import worker
 worker.warm_up()
-for text in {texts!r}:
-    for gold, answer in ((text, "5"), ("5", text), (r"\\int_0^1 x dx", text), (text, text)):
+for text in {injections("m")!r}:
+    for gold, answer in ((text, "5"), (r"\\int_0^1 x dx", text)):
         try:
             worker.equal(gold, answer)
         except BaseException:
@@ -100,14 +104,14 @@ for text in {texts!r}:
 import sympy
 for function in (sympy.sympify, sympy.parse_expr, sympy.S):
     try:
-        function("open({str(file)!r}, 'w')")
+        function("open('m', 'w')")
         raise SystemExit("evaluated")
     except (ValueError, sympy.SympifyError):
         pass
 print("done")
 """
     assert worker_process(code).endswith("done")
-    assert not file.exists()
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_checker_calls_nothing_that_evaluates_text() -> None:
@@ -175,11 +179,11 @@ def test_the_checker_calls_nothing_that_evaluates_text() -> None:
 )
 def test_absurd_texts_are_wrong_answers_and_no_more(text: str) -> None:
     """Recursion limits, quadratic patterns, digits beyond int's limit, NUL bytes and half surrogates."""
-    for gold in ("5", r"\sqrt{2}", "x^2+1", r"\{1,2\}"):
+    for gold in ("5", "x^2+1"):
         verdict = check(text, gold)
         assert not verdict.correct or text.count("-") > 300 or "{" * 100 in text
     assert check_choice(text, "A").correct in (True, False)
-    if text.strip() and "####" not in text:
+    if text.strip() and len(text) < 10**5:
         assert check(text, text).correct
 
 

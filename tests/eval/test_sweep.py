@@ -189,7 +189,7 @@ def test_a_file_that_cannot_be_read_is_one_clear_line(tmp_path: Path, capsys: py
 
 def test_every_option_of_generation_has_a_reader() -> None:
     """A field added to Request must be usable in a sweep, with its type checked."""
-    values = {"stop": '"x"', "raw": "true", "base_tail": "false", "oracle_tail": "true", "temperature": "0.5"}
+    values = {"stop": '"x"', "raw": "true", "base_tail": "false", "oracle_tail": "true", "divergence": "true"}
     for name in OPTIONS:
         value = values.get(name, "0.5" if name.endswith(("_p", "temperature")) else "3")
         (pairing,) = parsed(f"{TASK}[options]\n{name} = {value}\n")

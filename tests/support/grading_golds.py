@@ -257,7 +257,6 @@ C + x
 \checkmark
 \star
 \#
-*
 ?
 \underline{\hspace{1cm}}
 \text{\textdollar 5}

@@ -38,9 +38,10 @@ setup(
         "dodona": ["py.typed"],
         "dodona.engine": ["embedded/**"],
         "dodona.kernels": ["*.json"],
-        "dodona.bench": ["results/*.json"],
+        "dodona.bench": ["results/*.json", "results/*.jsonl"],
         "dodona.eval.viewer": ["page/*"],
         "dodona.eval.report": ["page.css", "page.js"],
+        "dodona.eval.recover": ["examples.css", "examples.js"],
     },
     entry_points={"console_scripts": ["dodona = dodona.cli:main"]},
     install_requires=[

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 START = 120.0  # seconds that a process may take until it is there
 LEAST = 30.0  # that it is given even where there is hardly any time left
 
-OURS = ("bench", "engine", "kernels")
+OURS = ("engine", "kernels", "bench/gpu")  # where the place of an error is worth a word
+_ROOT = Path(__file__).resolve().parent.parent
 
 Work = Callable[[str], Any]  # the name of a piece to its result; an exception is a result that `Lost` describes
 
@@ -79,11 +80,11 @@ def reason(error: BaseException) -> str:
 
 def _place(frame: traceback.FrameSummary) -> str | None:
     """A line of ours as ``engine/step.py:12``; None where it is somebody else's."""
-    parts = Path(frame.filename).parts
-    folders = [index for index, part in enumerate(parts[:-1]) if part in OURS]
-    if "site-packages" in parts[(folders or [0])[-1] :] or not folders:
+    path = Path(frame.filename).resolve()
+    if not path.is_relative_to(_ROOT):
         return None
-    return f"{'/'.join(parts[folders[-1] :])}:{frame.lineno}"
+    name = path.relative_to(_ROOT).as_posix()
+    return f"{name}:{frame.lineno}" if name.startswith(tuple(f"{folder}/" for folder in OURS)) else None
 
 
 def _serve(connection: Connection, make: Callable[..., Work], options: tuple[Any, ...], names: Sequence[str]) -> None:

@@ -43,6 +43,7 @@ COMMANDS: dict[str, Command | Group] = {
     "forks": Command("dodona.eval.commands.forks", "what single consults change in the outcome"),
     "placebo": Command("dodona.eval.commands.placebo", "a trigger beside random twins and hindsight"),
     "sweep": Command("dodona.eval.commands.sweep", "run a study from a file: models x tasks x a grid"),
+    "recover": Command("dodona.eval.commands.recover", "how often a strong model comes back from a wrong prefix"),
     "view": Command("dodona.eval.commands.view", "a page that shows runs token by token"),
     "demo": Command("dodona.eval.commands.demo", "show what it does, on models that come with it"),
     "env": Command("dodona.eval.commands.env", "versions, devices, and whether two models would fit"),

@@ -11,7 +11,7 @@ with rotary embeddings in the half-split convention of the Hugging Face checkpoi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -76,10 +76,12 @@ class Layer(nn.Module):
         names = (
             "attn_norm", "qkv", "qkv_bias", "o", "o_bias", "mlp_norm", "gate_up", "gate_up_bias", "down", "down_bias",
         )  # fmt: skip
-        weights = [getattr(self, name) for name in names]
+        weights: list[Any] = []
         for name in names:
+            parameter = getattr(self, name)
+            weights.append(None if parameter is None else parameter.detach())
             setattr(self, name, None)
-        return LayerWeights(*(None if weight is None else weight.detach() for weight in weights))
+        return LayerWeights(*weights)
 
 
 class PlainLayer:

@@ -62,20 +62,23 @@ class TritonAttention:
 
 
 class TritonGrid(TritonAttention):
-    """A grid (see grid.py): n tokens for each slot, from positions that only the device knows."""
+    """A grid (see grid.py): n tokens for each slot, from positions that only the device knows.
+
+    One token has a place always, because a slot's first new token is at most the last of its sequence. What is past
+    the end is padding of more, and goes to page 0, by way of slot 0, which has no pages.
+    """
 
     def __init__(self, cache: PagedCache, slots_M: Tensor, starts_M: Tensor, queries: int) -> None:
         self.cache, self.queries, self.slots_M = cache, queries, slots_M.contiguous()
         self.lengths_M = starts_M + queries
-        positions_T, slots_T = starts_M, slots_M
-        if queries > 1:
-            positions_T = (starts_M.unsqueeze(1) + torch.arange(queries, device=cache.device)).flatten()
-            slots_T = slots_M.unsqueeze(1).expand(-1, queries).flatten()
-            self.starts = torch.arange(0, (len(slots_M) + 1) * queries, queries, device=cache.device)
-        # Padding past the end goes to page 0, by way of slot 0, which has no pages.
+        if queries == 1:
+            self.positions_T, self.slots_T = starts_M.contiguous(), self.slots_M
+            return
+        positions_T = (starts_M.unsqueeze(1) + torch.arange(queries, device=cache.device)).flatten()
         capacity = min(cache.page_table.shape[1] * cache.pool.page_size, cache.config.max_position_embeddings)
         inside_T = positions_T < capacity
-        self.positions_T, self.slots_T = positions_T * inside_T, slots_T * inside_T
+        self.positions_T, self.slots_T = positions_T * inside_T, slots_M.repeat_interleave(queries) * inside_T
+        self.starts = torch.arange(0, (len(slots_M) + 1) * queries, queries, device=cache.device)
 
 
 class TritonBatch(TritonAttention, PagedBatch):

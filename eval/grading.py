@@ -42,7 +42,7 @@ from dodona.eval.checker.pool import Pool
 from dodona.eval.checker.reader import read
 from dodona.eval.checker.words import in_words
 
-SECONDS = 1.8  # for one comparison; with the start of a new Math-Verify after one that hung, three
+SECONDS = 2.5  # for one comparison
 SECONDS_OF_ARITHMETIC = 0.8  # of these
 
 _THOUSANDS: Final = re.compile(r"\d,\d{3}")  # one number, or two: both readings are tried

@@ -22,6 +22,7 @@ class Job:
         problems: as the task has them, before they are fitted to a model's chat template.
         options: fields of Request that hold for every run.
         compat: the switches of the first experiments over which a ladder is asked for; their arms are among ``arms``.
+        trace: whether every token is written down, too.
 
     Raises:
         DodonaError: an option out of range, or arms that consult where there is no oracle.
@@ -34,6 +35,7 @@ class Job:
     place: Place
     options: Mapping[str, Any] = field(default_factory=dict)
     compat: Sequence[str] = ()
+    trace: bool = False
 
     def __post_init__(self) -> None:
         Experiment(self.task, self.problems, self.arms, self.options)

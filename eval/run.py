@@ -30,6 +30,7 @@ from dodona.eval.grading import Verdict
 from dodona.eval.rows import Row, cut_off
 from dodona.eval.store import Store
 from dodona.eval.tasks.problem import Problem, Task
+from dodona.eval.traces import Traces
 
 # Fields of Request that an experiment sets for each run; all others are the same for all of its runs.
 PER_RUN: Final = frozenset({"prompt", "id", "key", "sample", *Arm(0, 0, "never", "before", 0).fields()})
@@ -123,8 +124,8 @@ class Finished(NamedTuple):
 class Run:
     """An experiment and its records: what there is already, and what this process has still to do."""
 
-    def __init__(self, experiment: Experiment, store: Store) -> None:
-        self.experiment, self.store = experiment, store
+    def __init__(self, experiment: Experiment, store: Store, traces: Traces | None = None) -> None:
+        self.experiment, self.store, self.traces = experiment, store, traces
 
     @property
     def rows(self) -> dict[tuple[str, str], Row]:
@@ -163,6 +164,8 @@ class Run:
             assert result.request.id is not None
             arm, problem = running.pop(result.request.id)
             record = graded_record(self.experiment.task, arm, problem, result)
+            if self.traces is not None:
+                self.traces.append(arm, problem.problem_id, result)
             yield Finished(self.store.append(record), result)
 
     def _left(self) -> Iterator[tuple[Arm, Problem]]:

@@ -237,6 +237,7 @@ def compile_cases() -> Iterator[CompileCase]:
                 ("o", shape.hidden, heads_width, False, True, False),
                 ("gate_up", shape.intermediate, shape.hidden, True, False, True),
                 ("down", shape.hidden, shape.intermediate, False, True, False),
+                ("head", shape.vocab, shape.hidden, True, False, False),
             ):
                 title = f"{name} {shape.name} [{rows}, {inner}] to {outputs} bf16"
                 yield from _compile_cases_of(title, rows, outputs, inner, norm, residual, silu_mul)

@@ -368,15 +368,15 @@ def lm_head(
 
 def product_case(
     name: str, size: int, vocab: int, rows: int, dtype: torch.dtype, block_rows: int, blocks: Mapping[str, int],
-    *, norm: bool, draw: bool, count: int,
+    *, norm: bool, draw: bool, count: int, logits: bool = False,
 ) -> CompileCase:  # fmt: skip
-    """`_lm_head_kernel` as `product_statistics` launches it, with given ids and without logits."""
+    """`_lm_head_kernel` as `product_statistics` launches it, with given ids."""
     f32, i32, i64 = torch.float32, torch.int32, torch.int64
     signature = signature_of(
-        hidden=dtype, norm=dtype if norm else None, weight=dtype, logits=None, ids=i64, givens=f32, parts=f32,
-        part_ids=i32, temperature=f32 if draw else None, keys=i64 if draw else None, positions=i64 if draw else None,
-        draws=f32 if draw else None, draw_ids=i32 if draw else None, eps=1e-5, hidden_stride=size,
-        weight_stride=size, logits_stride=0, B=rows, V=vocab, PARTS=count,
+        hidden=dtype, norm=dtype if norm else None, weight=dtype, logits=dtype if logits else None, ids=i64,
+        givens=f32, parts=f32, part_ids=i32, temperature=f32 if draw else None, keys=i64 if draw else None,
+        positions=i64 if draw else None, draws=f32 if draw else None, draw_ids=i32 if draw else None, eps=1e-5,
+        hidden_stride=size, weight_stride=size, logits_stride=vocab if logits else 0, B=rows, V=vocab, PARTS=count,
     )  # fmt: skip
     constexprs = {"STREAM": STREAM_SAMPLE, "E": size, "BLOCK_B": block_rows}
     constexprs |= {key: blocks[key] for key in ("BLOCK_V", "BLOCK_K")}
@@ -389,13 +389,15 @@ def compile_cases() -> Iterator[CompileCase]:
     count = triton.cdiv(LLAMA_SHAPES[0].vocab, CONFIG["BLOCK_V"])
     for shape in LLAMA_SHAPES:
         for dtype in FLOATS if shape == LLAMA_SHAPES[0] else FLOATS[:1]:
-            for rows, draw in ((1, True), (16, True), (16, False)):
+            for rows, draw, logits in ((1, True, False), (16, True, False), (16, False, False), (16, True, True)):
                 kind = "with draw" if draw else "statistics"
+                kind += " and logits" if logits else ""
                 name = f"lm_head {shape.name} [{rows}, {shape.hidden}] {dtype}, {kind}".replace("torch.", "")
                 blocks = FLOAT32_CONFIG if dtype == torch.float32 else CONFIG
                 yield product_case(
-                    name, shape.hidden, shape.vocab, rows, dtype, MAX_ROWS, blocks, norm=True, draw=draw, count=count
-                )
+                    name, shape.hidden, shape.vocab, rows, dtype, MAX_ROWS, blocks,
+                    norm=True, draw=draw, count=count, logits=logits,
+                )  # fmt: skip
     signature = signature_of(
         parts=f32, part_ids=i32, ids=i64, givens=f32, floats=f32, top1=i64, error=i32, temperature=f32, draws=f32,
         draw_ids=i32, drawn=i64, logprobs=f32, B=1, V=LLAMA_SHAPES[0].vocab, PARTS=count,

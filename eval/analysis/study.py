@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dodona.engine.errors import DodonaError
+from dodona.engine.presets import ATTENTION
 from dodona.engine.recording import RecordedRun, Recording
 from dodona.eval.analysis.disagreement import DisagreementMap, disagreement_map
 from dodona.eval.analysis.labels import CONFIDENT, Label, Limits, base_rows, first_of_context, labels
@@ -192,6 +193,7 @@ def _notes(recording: Recording, looked: Array, first: Array, found: dict[str, L
         )
     missing = [name for name in DIRECTIONS if name not in (POSITION, LENGTH) and name not in recording.columns]
     if missing:
-        yield f"not recorded: {', '.join(missing)}"
+        attention = " (--attention-layer -1 records the attention's)" if ATTENTION.intersection(missing) else ""
+        yield f"not recorded: {', '.join(missing)}{attention}"
     if "js" not in found:
-        yield "no label js: the divergence of the two models was not recorded"
+        yield "no label js: the divergence of the two models was not recorded (--divergence records it)"

@@ -84,14 +84,13 @@ class WorkerFailed(Exception):
 
 
 class Pool:
-    """Up to two busy processes, started when they are needed and used again; safe to ask from several threads."""
+    """Up to two busy processes and a spare one, started when they are needed; safe to ask from several threads."""
 
     def __init__(self, workers: int = MOST_WORKERS) -> None:
         self._places = threading.BoundedSemaphore(workers)
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
         self._failed_starts = 0
-        self._hung = False
         self._installed: bool | None = None
 
     def equal(self, gold: str, answer: str, seconds: float) -> Judgement:
@@ -113,14 +112,13 @@ class Pool:
                 with self._lock:
                     self._failed_starts += 1
                 return Judgement(False, METHOD, str(error))
-            if self._hung and not self._idle:  # where one hung, more will: have another at hand
-                spare = Worker()
-                with self._lock:
-                    self._idle.append(spare)
+            with self._lock:
+                if not self._idle:
+                    self._idle.append(Worker())  # at hand when this one hangs, so that a hang costs its limit alone
             try:
                 judgement = worker.ask(gold, answer, seconds)
             except WorkerFailed as error:
-                judgement, worker, self._hung = Judgement(False, METHOD, str(error)), Worker(), True
+                judgement, worker = Judgement(False, METHOD, str(error)), Worker()
             with self._lock:
                 self._failed_starts = 0
                 self._idle.append(worker)

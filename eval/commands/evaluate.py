@@ -155,7 +155,7 @@ def job_of(args: argparse.Namespace, shard: Shard) -> Job:
         place = default_place(task.name, models.names)
     options = task.recipe.options() | request_options(args, without=PER_RUN)
     arms += [variant for arm in arms for variant in arm.variants(compat)]
-    return Job(task, problems, arms, models, place, options, compat)
+    return Job(task, problems, arms, models, place, options, compat, args.trace)
 
 
 def _say_nothing(text: str) -> None:

@@ -103,6 +103,11 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--oracle-model", metavar="MODEL", help="likewise; with neither, the pair that comes with dodona"
     )
+    add_placing_options(group)
+
+
+def add_placing_options(group: argparse._ArgumentGroup) -> None:
+    """Where models are loaded to, how large their caches are, and what runs them."""
     group.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     group.add_argument("--dtype", help="float32, bfloat16, float16 (default: bfloat16 on cuda, float32 on the CPU)")
     group.add_argument("--max-batch", metavar="N", type=whole, default=argparse.SUPPRESS, help="sequences at once")

@@ -7,6 +7,7 @@ import gc
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from dodona.eval.shard import Shard
 from dodona.eval.show import COLOR_CHOICES, Marks, marked, marks_for
 from dodona.eval.store import Place, Records, Store, checked_row
 from dodona.eval.summary import errors, summarise, table_lines
+from dodona.eval.traces import Traces
 
 EXIT_INTERRUPTED = 130
 
@@ -143,6 +145,11 @@ def add_running_options(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument(
         "--calibrate", action="store_true", help="with --dry-run: load the models and time a few short runs"
     )
+    parser.add_argument(
+        "--trace",
+        action="store_true",
+        help="also write every token with its signals, a Parquet file beside the records",
+    )
     parser.add_argument("--verbose", action="store_true", help="print every text, with who wrote what")
     parser.add_argument("--color", choices=COLOR_CHOICES, default="auto", help="(default: auto, on a terminal)")
     parser.add_argument("--json", action="store_true", help="print the table as JSON, and no progress")
@@ -165,11 +172,16 @@ def work(job: Job, shard: Shard, screen: Screen, loader: Loader) -> Outcome:
     opened = models.open()
     experiment = job.experiment(opened)
     config = experiment.config(opened)
-    with Store(job.place, config, experiment.arms, experiment.problems, shard, experiment.compat) as store:
-        run = Run(experiment, store)
+    with (
+        Store(job.place, config, experiment.arms, experiment.problems, shard, experiment.compat) as store,
+        Traces(job.place, experiment.arms, config, shard) if job.trace else nullcontext() as traces,
+    ):
+        run = Run(experiment, store, traces)
         before, left = len(run.rows), run.left
         if not screen.quiet:
             print(_announcement(run, before), file=sys.stderr)
+        if traces is not None and (untraced := traces.untraced()):
+            print(f"{untraced} runs there have no trace, as they were made without --trace", file=sys.stderr)
         tokens, started = 0, time.perf_counter()
         try:
             if left:

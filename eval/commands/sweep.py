@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from typing import Any
 
 from dodona.engine.errors import DodonaError
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             if not screen.quiet:
                 print(f"--- {number} of {len(pairings)}: {pairing.folder} ---", file=sys.stderr)
             try:
-                job = pairing.job(note=None if shard.first else _say_nothing)
+                job = replace(pairing.job(note=None if shard.first else _say_nothing), trace=args.trace)
                 outcome = work(job, shard, screen, loader)
             except DodonaError as error:
                 print(f"dodona: error: {pairing.folder}: {error}", file=sys.stderr)

@@ -12,22 +12,24 @@ from pathlib import Path
 import pytest
 
 # Nobody writes these while kernels run. All else is another kernel's output, or memory that another kernel still reads.
-WEIGHTS = {"weight_ptr"}
-PREFETCHING = {"_linear_kernel", "_qkv_append_kernel", "_rms_norm_kernel"}
+WEIGHTS = {"weight_ptr", "weight"}
+PREFETCHING = {"_linear_kernel", "_qkv_append_kernel", "_rms_norm_kernel", "_lm_head_kernel"}
 
 PRINT_PTX = """
 import json
 from dodona.kernels import compile_report
 seen = set()
-for module in ("attention", "attention_signals", "linear", "mlp", "norm", "qkv", "rope"):
+for module in compile_report.MODULES:
     for case in compile_report.cases(module):
         kind = (module, case.fn.__name__, case.constexprs.get("ROWS"))
         if kind not in seen:
             seen.add(kind)
             fixed = {"USE_PDL", *case.constexprs}
             names = [n for n in case.fn.arg_names if n not in fixed and not case.signature[n].startswith("constexpr")]
+            pointers = [n for n in names if case.signature[n].startswith("*")]
             ptx, _ = compile_report.compile_ptx(case, 90)
-            print(json.dumps({"kernel": case.fn.__name__, "case": case.name, "arguments": names, "ptx": ptx}))
+            found = {"kernel": case.fn.__name__, "case": case.name, "ptx": ptx}
+            print(json.dumps(found | {"arguments": names, "pointers": pointers}))
 """
 
 
@@ -68,11 +70,20 @@ def test_nothing_but_weights_is_touched_before_the_wait(compiled: list[dict]) ->
         assert ptx.index("griddepcontrol.wait") < ptx.index("griddepcontrol.launch_dependents"), name
         accesses = early_accesses(ptx, kernel["arguments"])
         for instruction, arguments in accesses:
-            pointers = {argument for argument in arguments if argument.endswith("_ptr")}
-            assert instruction.startswith("ld.") and pointers and pointers <= WEIGHTS, (
+            pointers = arguments & set(kernel["pointers"])
+            assert instruction.startswith(("ld.", "prefetch.")) and pointers and pointers <= WEIGHTS, (
                 f"{name}: {instruction} {pointers}"
             )
         assert bool(accesses) == (kernel["kernel"] in PREFETCHING), f"{name}: {len(accesses)} early accesses"
+
+
+def test_no_program_ends_or_branches_before_the_wait(compiled: list[dict]) -> None:
+    """A kernel of which a program does not wait may end before its predecessor does, and then the wait of the next one
+    says nothing about that predecessor: the chain from layer to layer is broken."""
+    for kernel in compiled:
+        before = kernel["ptx"][: kernel["ptx"].index("griddepcontrol.wait")]
+        code = [line.split("//")[0] for line in before.splitlines()]
+        assert not [line for line in code if re.search(r"\b(bra|ret|exit|brx)\b", line)], kernel["case"]
 
 
 def test_the_rule_can_fail(compiled: list[dict]) -> None:

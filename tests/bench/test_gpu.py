@@ -1,0 +1,480 @@
+"""The GPU check without a GPU: parts that fail, hang or die, the time they share, and what the report says."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bench_subjects import tiny_subject
+
+from dodona.bench import apart
+from dodona.bench.gpu import check, logits, replays, targets, tokens
+from dodona.bench.gpu.budget import GRACE, Budget
+from dodona.bench.gpu.check import Part
+from dodona.bench.gpu.logits import Error, Forced
+from dodona.bench.gpu.options import Options
+from dodona.bench.gpu.piece import FAILED, NOT_RUN, PASSED, SKIPPED, outcome, skipped
+from dodona.bench.gpu.report import markdown, sections, summary
+from dodona.bench.lines import read_results
+from dodona.bench.subject import requests
+from dodona.bench.tables import table
+from dodona.cli import main
+from dodona.engine.seats import Column
+from dodona.engine.step import Step
+
+OPTIONS = Options("arith-base", "arith-oracle", "cpu", quick=True)
+
+
+def fragile(options: Options) -> apart.Work:
+    """Pieces that do what their names say."""
+
+    def work(name: str) -> dict[str, Any]:
+        if name == "dies":
+            os._exit(5)
+        if name == "hangs":
+            time.sleep(600)
+        if name == "raises":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if name == "wrong":
+            return outcome({"x": 1}, ["1 is not 2"])
+        if name == "nowhere":
+            return skipped("needs a CUDA device")
+        return outcome({"x": math.inf, "base": options.base})
+
+    return work
+
+
+def part(name: str, *pieces: str, weight: float = 1.0, cuda_only: bool = False) -> Part:
+    return Part(name, f"the part {name}", weight, lambda options: pieces, fragile, cuda_only)
+
+
+def report_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: tuple[Part, ...], minutes: float
+) -> dict[str, Any]:
+    monkeypatch.setattr(check, "PARTS", parts)
+    lines: list[str] = []
+    report = check.run(OPTIONS, minutes, tmp_path, "dodona bench gpu", say=lines.append)
+    assert json.loads((tmp_path / check.JSON).read_text())["finished"] is True
+    return report | {"said": "\n".join(lines)}
+
+
+# --- parts that go wrong ---
+
+
+@pytest.mark.slow
+def test_a_part_that_fails_costs_nobody_else_anything(tmp_path, monkeypatch):
+    """A poisoned CUDA context, a process that dies: the others must run, and the report must say what happened."""
+    parts = (
+        part("first", "fine", "raises", "wrong", "dies", "fine too"),
+        part("second", "fine", "nowhere"),
+        part("third", "never asked", cuda_only=True),
+    )
+    report = report_of(tmp_path, monkeypatch, parts, 3)
+    first, second, third = report["parts"]
+    assert [piece["status"] for piece in first["pieces"]] == [PASSED, FAILED, FAILED, FAILED, PASSED]
+    assert "illegal memory access" in first["pieces"][1]["problems"][0]
+    assert first["pieces"][2]["problems"] == ["1 is not 2"]
+    assert first["pieces"][3]["problems"] == ["the process died with exit code 5"]
+    assert (first["status"], first["reason"]) == (FAILED, "3 of 5 pieces failed")
+    assert [piece["status"] for piece in second["pieces"]] == [PASSED, SKIPPED] and second["status"] == PASSED
+    assert (third["status"], third["reason"]) == (SKIPPED, "needs a CUDA device")
+    assert not check.passed(report)
+    page = (tmp_path / check.MARKDOWN).read_text()
+    assert "## What went wrong" in page and "first, dies: the process died with exit code 5" in page
+    assert "| the part second | passed | 1 of 2 |" in page
+    assert "first: failed, 3 of 5 pieces failed" in report["said"]
+
+
+@pytest.mark.slow
+def test_what_has_no_time_left_is_marked_and_hangs_are_ended(tmp_path, monkeypatch):
+    """A hang must not take the minutes of the parts after it, and nothing may look as if it had run."""
+    monkeypatch.setattr("dodona.bench.gpu.budget.GRACE", 1.0)
+    monkeypatch.setattr(apart, "LEAST", 60.0)  # of a busy machine's processes, to be there
+    parts = (part("slow", "hangs", "fine", weight=1), part("late", "fine", weight=0.0001))
+    report = report_of(tmp_path, monkeypatch, parts, 0.1)
+    slow, late = report["parts"]
+    assert slow["pieces"][0]["status"] == FAILED and "no result within" in slow["pieces"][0]["problems"][0]
+    assert [piece["status"] for piece in slow["pieces"][1:]] == [NOT_RUN]
+    assert (late["status"], late["reason"]) == (NOT_RUN, "no time left")
+    assert late["pieces"][0]["problems"] == ["no time left"]
+    assert not check.passed(report)
+    assert "| the part late | not run | 0 of 1 |" in (tmp_path / check.MARKDOWN).read_text()
+
+
+@pytest.mark.slow
+def test_a_kill_keeps_what_is_done(tmp_path, monkeypatch):
+    """Eight minutes of a rented machine for nothing."""
+    monkeypatch.setattr(check, "PARTS", (part("one", "fine", "fine again", "and again"),))
+
+    def say(line: str) -> None:
+        if "fine again" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check.run(OPTIONS, 3, tmp_path, "dodona bench gpu", say=say)
+    report = json.loads((tmp_path / check.JSON).read_text())
+    assert [piece["name"] for piece in report["parts"][0]["pieces"]] == ["fine"] and not report["finished"]
+    assert "not finished" in (tmp_path / check.MARKDOWN).read_text()
+
+
+def test_pieces_that_cannot_be_listed_fail_their_part_alone(tmp_path, monkeypatch):
+    """A model that is not there is found out in one part's list and must not end the run."""
+
+    def broken(options: Options) -> tuple[str, ...]:
+        raise ValueError("no such model")
+
+    report = report_of(tmp_path, monkeypatch, (Part("listed", "x", 1, broken, fragile),), 1)
+    assert report["parts"][0]["status"] == FAILED and "no such model" in report["parts"][0]["reason"]
+
+
+# --- time ---
+
+
+def test_time_is_shared_by_weight_and_what_is_left_goes_on():
+    """A part that ends early must not take its seconds with it, and one that runs over must not take all of them."""
+    now = 0.0
+    budget = Budget(100, {"a": 1, "b": 3, "c": 1}, clock=lambda: now)
+    assert budget.begin("a") == 20
+    now = 10
+    assert not budget.over
+    assert budget.begin("b") == pytest.approx(90 * 3 / 4)
+    assert budget.patience() == pytest.approx(90 + GRACE), "half as long again, but hardly beyond the whole"
+    now = 10 + 67.5
+    assert budget.over and budget.patience() == pytest.approx(GRACE)
+    now = 95
+    assert budget.begin("c") == 5
+    assert budget.patience() == pytest.approx(5 + GRACE)
+    now = 200
+    assert budget.left == -100 and budget.patience() == 1.0
+
+
+# --- logits ---
+
+
+def said(shape: tuple[int, ...] = (1, 8, 50)) -> Forced:
+    generator = torch.Generator().manual_seed(3)
+    found = torch.randn(shape, generator=generator)
+    return Forced(found, torch.distributions.Categorical(logits=found).entropy())
+
+
+def test_zeros_noise_and_swapped_tokens_are_no_right_logits():
+    """A tolerance that accepts everything would pass every kernel."""
+    want = said()
+    small = Forced(want.logits_MTV + 0.001 * torch.randn(want.logits_MTV.shape), want.entropy_MT + 1e-4)
+    eager = Error.of(small, want)
+    assert logits.problems(Error.of(small, want), eager) == []
+    zeros = Forced(torch.zeros_like(want.logits_MTV), torch.zeros_like(want.entropy_MT))
+    assert len(logits.problems(Error.of(zeros, want), eager)) >= 2
+    noisy = Forced(want.logits_MTV + 0.1, want.entropy_MT)
+    assert "relative error" in logits.problems(Error.of(noisy, want), eager)[0]
+    nan = Forced(want.logits_MTV * torch.nan, want.entropy_MT * torch.nan)
+    assert logits.problems(Error.of(nan, want), eager)
+    other = Forced(want.logits_MTV, want.entropy_MT + 0.5)
+    assert "entropy off by 0.5 nats" in logits.problems(Error.of(other, want), eager)[0]
+    rolled = Error.of(Forced(want.logits_MTV.roll(1, -1), want.entropy_MT), want)
+    assert rolled.agreement < 0.5
+
+
+def test_every_way_of_reading_gives_the_reference_logits():
+    """The comparison itself must read the same ids at the same positions."""
+    work = logits.worker(OPTIONS)
+    for name in logits.pieces(OPTIONS)[:4]:
+        result = work(name)
+        assert result["status"] == PASSED, result
+        assert result["figures"]["eager"]["relative"] < 0.05 and result["figures"]["between"]["relative"] < 0.01
+
+
+# --- tokens ---
+
+
+def test_both_loops_write_the_same_tokens_and_a_difference_is_told():
+    """A check that compares a result with itself passes always."""
+    work = tokens.worker(OPTIONS)
+    result = work("guided by entropy")
+    assert result["status"] == PASSED and result["figures"]["equal"] == result["figures"]["texts"] == 3
+    assert result["figures"]["consults"] > 0
+
+
+def test_a_token_that_differs_is_named_with_its_margin(pair):
+    """`not equal` alone tells nobody where to look; a near-tie is no mistake of a loop."""
+    with tiny_subject(pair, "host").engine(max_batch=1, max_length=64) as engine:
+        want = engine.generate(requests(engine, 1, 5, c=0, max_new_tokens=6)[0])
+    other = replace(want, ids=[*want.ids[:3], 1 + want.ids[3] % 300, *want.ids[4:]])
+    found = tokens.difference(want, other)
+    assert found is not None and "token 3 is" in found and "margin" in found
+    assert tokens.difference(want, want) is None
+    tie = replace(want, signals={**want.signals, "margin": want.signals["margin"] * 0})
+    assert str(tokens.difference(tie, other)).startswith(tokens.NEAR_TIE)
+    assert "5 tokens and not 6" in str(tokens.difference(want, replace(want, ids=want.ids[:5])))
+    assert "consults at [2]" in str(tokens.difference(want, replace(want, cheat_positions=[2])))
+
+
+# --- replays ---
+
+
+def test_frozen_seats_stay_bit_for_bit(pair):
+    """The whole loop ahead of the host rests on this."""
+    with tiny_subject(pair, "device").engine(max_batch=2, max_length=64) as engine:
+        (request,) = requests(engine, 1, 5, c=math.inf, k=3, trigger="every(2)", max_new_tokens=14, temperature=1.0)
+        result = replays.frozen_replays(engine, request)
+        assert result["status"] == PASSED, result["problems"]
+        assert result["figures"]["stops"] >= 2
+
+
+def test_a_program_that_touches_a_frozen_seat_is_found_out(pair, monkeypatch):
+    """A comparison that leaves something out, or compares views of the same memory, finds nothing."""
+    run = Step.run
+
+    def touching(self, shape, rows_M, watched):
+        record = run(self, shape, rows_M, watched)
+        self.seats.base[rows_M, 1, 0] += 1.0
+        return record
+
+    with tiny_subject(pair, "device").engine(max_batch=2, max_length=64) as engine:
+        (request,) = requests(engine, 1, 5, c=math.inf, k=3, trigger="every(2)", max_new_tokens=14)
+        stream = engine.stream(request)
+        for _ in range(4):
+            next(stream)
+        assert replays.probe(engine) == []
+        monkeypatch.setattr(Step, "run", touching)
+        found = replays.probe(engine)
+        assert found and "changed base" in found[0]
+        (member,) = engine.loop._members.values()
+        assert int(engine.loop.seats.numbers[member.seat, Column.PHASE]) > 0
+        stream.close()
+
+
+def test_keys_and_values_are_a_part_of_a_seat(pair):
+    """A padding token that overwrites a live key changes the text only later."""
+    with tiny_subject(pair, "device").engine(max_batch=1, max_length=64) as engine:
+        (request,) = requests(engine, 1, 5, c=1, k=2, trigger="at(1)", max_new_tokens=14)
+        stream = engine.stream(request)
+        for _ in range(6):
+            next(stream)
+        (member,) = engine.loop._members.values()
+        before = replays.state_of(engine.loop, member)
+        assert {"base's keys", "base's values", "oracle's keys", "oracle's values", "ids", "numbers"} <= set(before)
+        live = int(engine.loop.seats.numbers[member.seat, Column.BASE_LENGTH])
+        config = engine.base.config
+        assert before["base's keys"].numel() == live * config.num_layers * config.num_kv_heads * config.head_dim
+        engine.base.cache.flat[0][1][engine.base.cache.pool.table(member.sequence.base.slot)[0] * 32] += 1
+        after = replays.state_of(engine.loop, member)
+        assert [name for name in before if not torch.equal(before[name].nan_to_num(), after[name].nan_to_num())] == [
+            "base's values"
+        ]
+        stream.close()
+
+
+def test_results_that_differ_in_a_signal_alone_are_not_the_same(pair):
+    """Equal tokens hide a wrong statistic."""
+    with tiny_subject(pair, "device").engine(max_batch=1, max_length=64) as engine:
+        (request,) = requests(engine, 1, 5, c=1, k=2, trigger="at(2)", max_new_tokens=6)
+        assert replays.against_uncaptured(engine, request)["status"] == PASSED
+        want = engine.generate(request)
+    assert replays.other_than(want, want) is None and replays.largest_gap(want, want) == 0.0
+    changed = replace(want, signals={**want.signals, "entropy": want.signals["entropy"] + 0.1})
+    assert replays.other_than(want, changed) == "the same tokens, and signals off by 0.1"
+    unknown = replace(want, signals={**want.signals, "logprob": want.signals["logprob"] * math.nan})
+    assert "off by nan" in str(replays.other_than(want, unknown))
+    assert replays.other_than(want, replace(want, ids=[*want.ids[:2], -1])) == "other tokens from position 2 on"
+
+
+@pytest.mark.filterwarnings("ignore:called a synchronizing", "ignore:CUDA is not available")
+def test_synchronising_operations_are_counted(pair, monkeypatch):
+    """One warning a token that Python's filter shows once would count as one wait in all."""
+    monkeypatch.setattr(
+        torch.cuda, "set_sync_debug_mode", lambda mode: warnings.warn(f"prototype {mode}", stacklevel=1)
+    )
+    with tiny_subject(pair, "device").engine(max_batch=1, max_length=64) as engine:
+        (request,) = requests(engine, 1, 5, c=0, max_new_tokens=14)
+        assert replays.counted_warnings(engine, request, 3, 6) == (0, [])
+        tick = engine.loop.tick
+
+        def waiting() -> Any:
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            return tick()
+
+        monkeypatch.setattr(engine.loop, "tick", waiting)
+        count, where = replays.counted_warnings(engine, request, 3, 6)
+        assert count == 6 and where[0].startswith("test_gpu.py:")
+        (longer,) = requests(engine, 1, 5, c=0, max_new_tokens=40)
+        figures = replays.host_synchronisations(engine, {"alone": longer})["figures"]["alone"]
+        assert figures["waits_a_token"] == 1.0 and figures["tokens"] == 8
+        assert figures["calls_a_token"] == dict.fromkeys(replays.WAITS, 0.0)
+
+
+# --- the report ---
+
+
+def gpu_report() -> dict[str, Any]:
+    """A report of everything, made up."""
+
+    def row(part_: str, ms: float, **more: Any) -> dict[str, Any]:
+        return {"part": part_, "lengths": {"prompt": 32}, "ms": {"p20": ms, "p50": ms, "p80": ms, "p99": ms}, **more}
+
+    guided = row("guided", 100.0, consult_ms={"p50": 4.5}, consult_in_oracle_steps=1.2, lag=9, formula_share=0.9) | {
+        **{"lengths": {"every": 8, "k": 8}, "burst_ms": {"p50": 4.1}, "catch_up_ms": None, "host_share": 0.02}
+    }
+    far = guided | {"lag": 500, "consult_in_oracle_steps": 3.0, "formula_share": 0.7}
+    shares = [
+        {"part": f"share of {name}", "with_ms": 1, "without_ms": 0.9, "share": 0.01} for name in ("signals", "trigger")
+    ]
+    arm = {
+        **{"part": "guided", "batch": 256, "c": "inf", "k": 8, "rate": 0.03, "oracle_share": 0.2, "consults": 9},
+        **{"tokens_per_second": {"p20": 1, "p50": 40_000.0, "p80": 2}, "host_share": 0.1, "memory": {"peak": 2e9}},
+    }
+    waits = {"base alone": {"waits_a_token": 0.0, "calls_a_token": {"cudaStreamSynchronize": 0.0}}}
+    figures = {
+        "machine": {
+            "ceilings": {"read_gb_s": 4400.0, "copy_gb_s": 4300.0},
+            "matrix product": {"size": 8192, "tflop_s": 780.0},
+        },
+        "times": {
+            **{
+                "base step": row("base step", 0.7),
+                "oracle step": row("oracle step", 4.6),
+                "guided, every 8, k 8": guided,
+            },
+            **{"guided, every 512, k 8": far, "shares": shares, "eager base step": row("base step", 9.0)},
+        },
+        "replays": {"host synchronisations": waits},
+        "batches": {"guided x 256": arm},
+    }
+    report = check.begun(Options("dummy:1B", "dummy:8B", "cpu"), 8, "dodona bench gpu") | {
+        "device": "cuda",
+        "finished": True,
+    }
+    for record in report["parts"]:
+        pieces = figures.get(record["name"], {})
+        record["pieces"] = [
+            {"name": name, "seconds": 1.0, "status": PASSED, "problems": [], "figures": value}
+            for name, value in pieces.items()
+        ]
+        record["status"] = PASSED
+    return report
+
+
+def test_targets_stand_beside_what_was_measured():
+    """The worst consult at a short lag counts, not the best, and a far one is not asked to be cheap."""
+    report = gpu_report()
+    found = {each.target.name: (each.value, each.verdict) for each in targets.reached(report)}
+    assert list(found.values()) == [
+        *((0.7, "good"), (4.6, "missed"), (1.0, "good"), (1.2, "good"), (0.7, "missed"), (0.0, "goal met")),
+        (40_000.0, "good"),
+    ]
+    page = markdown(report)
+    assert page.index("## Targets") < page.index("## Parts")
+    assert "| oracle step | ms | 4.4 | 4 | 4.6 | missed |" in page
+    assert "| eager steps" not in page and "## Eager steps" in page
+    assert any("missed" in line and "oracle step: 4.6 ms" in line for line in summary(report))
+
+
+def test_other_models_and_the_cpu_have_no_targets():
+    """The targets are for a 1B base and an 8B oracle on one GPU; beside anything else they would mislead."""
+    for change in ({"device": "cpu"}, {"base": "arith-base"}, {"oracle": "dummy:70B"}, {"base": "dummy:11B"}):
+        assert targets.reached(gpu_report() | change) == [], change
+    assert len(targets.reached(gpu_report() | {"base": "meta-llama/Llama-3.2-1B-Instruct"})) == len(targets.TARGETS)
+
+
+def test_a_target_without_a_figure_is_not_measured():
+    """A part that failed has reached nothing, good or bad."""
+    report = gpu_report()
+    for record in report["parts"]:
+        for piece in record["pieces"]:
+            piece["status"] = FAILED
+    assert {each.verdict for each in targets.reached(report)} == {"not measured"}
+
+
+def test_a_report_of_nothing_can_be_written():
+    """The first write is before the first result."""
+    report = check.begun(OPTIONS, 8, "dodona bench gpu")
+    assert "0 of 7 parts passed" in markdown(report) and "not finished" in markdown(report)
+    assert list(sections(report)) == ["parts"]
+    assert not check.passed(report)
+
+
+def test_the_reports_tables_go_into_pages(tmp_path):
+    """The README's table is made of the JSON file alone."""
+    (tmp_path / "gpu.json").write_text(json.dumps(gpu_report()))
+    found = table(read_results(tmp_path / "gpu.json"), "targets")
+    assert found[0].startswith("| target | unit |") and "dodona bench gpu" in found[-1]
+
+
+# --- the command ---
+
+
+@pytest.mark.slow
+def test_the_whole_check_passes_on_the_cpu_without_other_packages(root, tmp_path):
+    """On a rented machine there is torch, triton, transformers and numpy, and no network."""
+    absent = ["datasets", "pyarrow", "gguf", "accelerate", "math_verify", "matplotlib", "pandas", "scipy", "sklearn"]
+    blocked = tmp_path / "blocked"
+    for name in absent:
+        (blocked / name).mkdir(parents=True)
+        (blocked / name / "__init__.py").write_text(f"raise ImportError('{name} is not here')\n")
+    code = (
+        "import socket, sys\n"
+        "def refuse(*_): raise OSError('there is no network')\n"
+        "socket.socket.connect = socket.create_connection = refuse\n"
+        "from dodona.cli import main\n"
+        "if __name__ == '__main__':\n"
+        f"    arguments = ['--device', 'cpu', '--quick', '--minutes', '8', '--out', {str(tmp_path)!r}]\n"
+        "    raise SystemExit(main(['bench', 'gpu', *arguments]))\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(blocked), str(root)]), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=540
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    statuses = {record["name"]: record["status"] for record in report["parts"]}
+    assert statuses.pop("kernels") == SKIPPED and set(statuses.values()) == {PASSED}
+    by_name = {record["name"]: record["pieces"] for record in report["parts"]}
+    assert all(piece["seconds"] > 0 for pieces in by_name.values() for piece in pieces)
+    assert {piece["name"] for piece in by_name["times"]} >= {
+        "base step",
+        "oracle step",
+        "shares",
+        "sync 16",
+        "eager base step",
+    }
+    assert [piece["status"] for piece in by_name["replays"]] == [PASSED, PASSED, SKIPPED]
+    page = (tmp_path / "gpu.md").read_text()
+    assert "needs a CUDA device" in page and "## Guided" in page and "## Throughput" in page
+    assert str(tmp_path) not in json.dumps({**report, "birth": None})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--device", "cpu"], "--device cpu goes with --quick"),
+        ([], "no CUDA device was found"),
+        (["--minutes", "0", "--device", "cpu", "--quick"], "--minutes must be above 0"),
+        (["--device", "tpu"], "--device cpu --quick"),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the messages are those of a machine without a GPU")
+def test_mistakes_are_one_line(tmp_path, arguments, message, capsys):
+    """A traceback, or eight minutes on the CPU, for a forgotten option."""
+    assert main(["bench", "gpu", "--out", str(tmp_path / "x"), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err and captured.err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_at_once(capsys):
+    """After eight minutes it would be too late."""
+    assert main(["bench", "gpu", "--out", "/dev/null/x", "--device", "cpu", "--quick"]) == 2
+    assert "--out /dev/null/x cannot be written" in capsys.readouterr().err

@@ -69,6 +69,7 @@ setup(
             "pytest>=8",
             "hypothesis>=6.100",
             "scipy>=1.11",
+            "scikit-learn>=1.3",
             "selenium>=4.20",
             "statsmodels>=0.14",
             "matplotlib>=3.8",

@@ -174,7 +174,7 @@ def _in_programs(runner: Runner, slots: list[int], ids_MT: Tensor, queries: int)
     slots_M, pages = torch.tensor(slots, device=ids_MT.device), cache.pool.pages_for(length)
     logits, entropies = [], []
     for start in range(0, length, queries):
-        ids_Mn = ids_MT[:, start : start + queries]
+        ids_Mn = ids_MT[:, start : start + queries].contiguous()
         grid = runner.grid(slots_M, torch.full_like(slots_M, start), queries, pages)
         hidden_NE = runner.model(ids_Mn.flatten(), grid, None)
         scores = runner.model.score(hidden_NE, ids_Mn, None, want_logits=True)

@@ -89,12 +89,11 @@ def rank(
         place = number
     whole = [np.bincount(place[which], minlength=count).astype(np.float64) for which in (positive, ~positive)]
     drawn = [_weighted_counts(place[which], problem[which], count, weights) for which in (positive, ~positive)]
-    found = [_statistics(*counts, rates) for counts in ((pos, neg), whole, drawn)]
-    estimates = []
-    for place in range(2 + len(rates)):
-        value, binned, draws = (values[..., place] for values in found)
-        draws = np.clip(draws + (value - binned), 0, 1)
-        estimates.append(Estimate(float(value), percentile(draws, confidence), draws))
+    value, binned, draws = (_statistics(a, b, rates) for a, b in ((pos, neg), whole, drawn))
+    draws = np.clip(draws + (value - binned), 0, 1)
+    estimates = [
+        Estimate(float(value[one]), percentile(draws[:, one], confidence), draws[:, one]) for one in range(len(value))
+    ]
     return Ranking(len(scores), int(positive.sum()), estimates[0], estimates[1], tuple(estimates[2:]))
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dodona.engine.errors import DodonaError
+from dodona.engine.records import read_records
 from dodona.engine.trace_schema import VERSION_KEY
 from dodona.engine.trace_store import JOURNAL, trace_paths
+from dodona.eval.runs import SCHEMAS
 
 
 class Files(NamedTuple):
@@ -23,11 +25,11 @@ def find_files(paths: Iterable[str | Path], note: Callable[[str], None]) -> File
     """The files behind each path, each once and in a stable order; ``note`` is told what is passed over.
 
     A folder stands for the records (``*.jsonl``, without ``*.graded.jsonl``), the traces (``*.parquet``) and the
-    journals of traces in it and below. A file of records brings its shards along, and the traces beside them. A Parquet
-    file that is named must be a trace.
+    journals of traces in it and below. A file of records brings its shards along, and the traces beside them. A file
+    that is named must be a trace or hold records.
 
     Raises:
-        DodonaError: no such path, or no trace in all of them.
+        DodonaError: no such path, one that is something else, or no trace in all of them.
     """
     named = list(map(Path, paths))
     records: dict[Path, Path] = {}
@@ -36,7 +38,12 @@ def find_files(paths: Iterable[str | Path], note: Callable[[str], None]) -> File
     for path in named:
         for file in _behind(path):
             if file.suffix == ".jsonl":
-                records.setdefault(file.resolve(), file)
+                if _has_records(file):
+                    records.setdefault(file.resolve(), file)
+                elif file == path:
+                    raise DodonaError(f"{file} holds no records of runs")
+                else:
+                    note(f"{file} is passed over: it holds no records of runs")
             elif file.name.endswith(JOURNAL):
                 if file.resolve() not in journals:
                     note(f"{file} is of a run that has not ended, or was killed: what it holds so far is read, too")
@@ -68,6 +75,18 @@ def _behind(path: Path) -> Iterator[Path]:
             yield from (trace for trace in trace_paths(file) if trace.is_file())
         return
     yield path
+
+
+def _has_records(path: Path) -> bool:
+    """Whether a file's first line is the header of runs, or the record of one."""
+    try:
+        first = next(read_records(path), {})
+    except DodonaError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        return False
+    header = first.get("header")
+    return (isinstance(header, dict) and header.get("schema") in SCHEMAS) or "interleaved_outputs" in first
 
 
 def _is_trace(path: Path) -> bool:

@@ -95,7 +95,8 @@ class _Told:
             **own,  # type: ignore[arg-type]
             prompt=context,
             id=name,
-            key=f"{request.key}@{sequence.generated}",  # a draw of its own at each place, where tokens are drawn
+            # Where tokens are drawn, each turn draws its own; without a key it does so by what it reads.
+            key=None if request.key is None else f"{request.key}@{sequence.generated}",
             when="before",
             max_oracle_tokens=None,
             max_new_tokens=sequence.burst_left or (min(TURN, left) if sequence.can_consult else left),

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from bench_subjects import tiny_subject
+from fragile_parts import fragile
 
 from dodona.bench import apart
 from dodona.bench.gpu import check, logits, replays, targets, tokens
@@ -23,7 +24,7 @@ from dodona.bench.gpu.budget import GRACE, Budget
 from dodona.bench.gpu.check import Part
 from dodona.bench.gpu.logits import Error, Forced
 from dodona.bench.gpu.options import Options
-from dodona.bench.gpu.piece import FAILED, NOT_RUN, PASSED, SKIPPED, outcome, skipped
+from dodona.bench.gpu.piece import FAILED, NOT_RUN, PASSED, SKIPPED
 from dodona.bench.gpu.report import markdown, sections, summary
 from dodona.bench.lines import read_results
 from dodona.bench.subject import requests
@@ -33,25 +34,6 @@ from dodona.engine.seats import Column
 from dodona.engine.step import Step
 
 OPTIONS = Options("arith-base", "arith-oracle", "cpu", quick=True)
-
-
-def fragile(options: Options) -> apart.Work:
-    """Pieces that do what their names say."""
-
-    def work(name: str) -> dict[str, Any]:
-        if name == "dies":
-            os._exit(5)
-        if name == "hangs":
-            time.sleep(600)
-        if name == "raises":
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        if name == "wrong":
-            return outcome({"x": 1}, ["1 is not 2"])
-        if name == "nowhere":
-            return skipped("needs a CUDA device")
-        return outcome({"x": math.inf, "base": options.base})
-
-    return work
 
 
 def part(name: str, *pieces: str, weight: float = 1.0, cuda_only: bool = False) -> Part:

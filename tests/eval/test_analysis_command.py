@@ -296,10 +296,14 @@ def test_what_is_no_trace_is_passed_over_in_a_folder_and_refused_by_name(tmp_pat
     """One foreign file that spoils a folder, or is read."""
     pq.write_table(table(0, 3).replace_schema_metadata({}), tmp_path / "foreign.parquet")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    (tmp_path / "changes.jsonl").write_text('{"header": {"schema": "changes 1"}}\n{"problem_id": "p0"}\n')
+    (tmp_path / "notes.jsonl").write_text("no JSON at all\n")
     write(tmp_path / "t.parquet", noise(np.random.default_rng(3), 3, 20))
     assert main(["analyze", str(tmp_path), *FEW]) == 0
     error = capsys.readouterr().err
-    assert "foreign.parquet is passed over" in error and "torn.parquet is passed over" in error
+    for name in ("foreign.parquet", "torn.parquet", "changes.jsonl", "notes.jsonl"):
+        assert f"{name} is passed over" in error
+    assert "holds no records of runs" in refused(capsys, tmp_path / "changes.jsonl")
     assert "no trace of dodona" in refused(capsys, tmp_path / "foreign.parquet")
     assert "cannot read the trace" in refused(capsys, tmp_path / "torn.parquet")
 

@@ -74,7 +74,14 @@ class Models:
 
 
 def make_study(
-    folder: Path, strong: Script, weak: Script, *, problems: int = 20, start: int = 0, limit: int = 256, **settings: object
+    folder: Path,
+    strong: Script,
+    weak: Script,
+    *,
+    problems: int = 20,
+    start: int = 0,
+    limit: int = 256,
+    **settings: object,
 ) -> Study:
     """A study on arithmetic problems with two scripted models; nothing has run yet."""
     task = task_named("arith")

@@ -193,7 +193,7 @@ class _Launcher:
         itemsize = getattr(torch, self.comparison.dtype).itemsize
         one = 1.5 * sum(model.parameters for model in self.models) * itemsize
         free, _ = device_memory(torch.device(self.comparison.device))
-        return one * (len(contenders) + 4) < SHARE * free
+        return bool(one * (len(contenders) + 4) < SHARE * free)
 
     def _start(
         self, peer: str, options: dict[str, Any], *, base: bool = True, python: str | None = None
@@ -268,9 +268,7 @@ def _beside(theirs: PeerProcess, ours: PeerProcess, contender: Contender, compar
             yield row | {"faults": [str(error)]}
 
 
-def measured(
-    theirs: PeerProcess, ours: PeerProcess, work: Work, contender: Contender, comparison: Comparison
-) -> Row:
+def measured(theirs: PeerProcess, ours: PeerProcess, work: Work, contender: Contender, comparison: Comparison) -> Row:
     """Both in turn on one piece of work."""
     guided = contender.part == GUIDED
     short = replace(work, tokens=min(work.tokens, WARM_UP))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from dodona.bench.watch import BURST, CATCH_UP, EMPTY, PREFILL, STEP, SYNC, Forward, elapsed
@@ -76,7 +77,7 @@ def calibrated(runs: Iterable[Calibration], *, base_slope: float = 0.0, oracle_s
         begun = forwards[0].milliseconds
         requests.append(run.milliseconds - begun - elapsed(forwards[0].ended, forwards[-1].ended))
         tables[PREFILL].setdefault(0.0, []).append(begun)
-        for before, forward in zip(forwards, forwards[1:], strict=False):
+        for before, forward in pairwise(forwards):
             period = elapsed(before.ended, forward.ended)
             (tokens,), (context,) = forward.tokens, forward.contexts
             if forward.kind in steps:

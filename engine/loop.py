@@ -263,7 +263,7 @@ def _observe(
     ]
     numbers = to_host(torch.stack(columns, -1))
     return [
-        Row(sequence, place, written < 0, logits_NV, index, *row, attention=attention[index])
+        Row(sequence, place, written < 0, logits_NV, index, *(*row, attention[index]))
         for index, ((sequence, _), place, written, row) in enumerate(
             zip(positions, places, known, numbers, strict=True)
         )

@@ -499,7 +499,8 @@ def feed(numbers: Tensor, ids: Tensor, rows_M: Tensor, *, is_base: bool) -> Fed:
             numbers, ids, rows_M, *columns, keys_M2, numbers.stride(0), ids.stride(0), ids.shape[1] - 1, rows,
             IS_BASE=is_base, BLOCK=_ROWS, USE_PDL=use_pdl, num_warps=1, **pdl_options(use_pdl),
         )  # fmt: skip
-    return Fed(*columns, keys_M2)
+    token_M, given_M, start_M, slot_M, position_M = columns
+    return Fed(token_M, given_M, start_M, slot_M, position_M, keys_M2)
 
 
 def settle(
@@ -562,17 +563,19 @@ def settle(
 def compile_cases() -> Iterator[CompileCase]:
     """Both models' kernels, with a trigger that has every operation, at the one vocabulary."""
     shape = LLAMA_SHAPES[0]
-    tensors = {"numbers_ptr": torch.int64, "ids_ptr": torch.int64, "base_ptr": torch.float32}
+    tensors: dict[str, Any] = {"numbers_ptr": torch.int64, "ids_ptr": torch.int64, "base_ptr": torch.float32}
     tensors |= dict.fromkeys(("oracle_ptr", "draws_ptr", "pending_lse_ptr"), torch.float32)
     tensors |= {"pending_ptr": torch.bfloat16}
     tensors |= {"eos_ptr": torch.uint8, "rows_ptr": torch.int64, "logits_ptr": torch.bfloat16, "lse_ptr": torch.float32}
     tensors |= dict.fromkeys(("entropy_ptr", "varentropy_ptr", "top_prob_ptr", "margin_ptr"), torch.float32)
     tensors |= {"top1_ptr": torch.int64, "token_ptr": torch.int64, "token_logprob_ptr": torch.float32}
     tensors |= {"given_logprob_ptr": torch.float32, "rank_ptr": torch.float32, "record_ptr": torch.int64}
-    numbers = {"stride_numbers": len(NAMES), "stride_ids": 8193, "stride_draws": 8193, "stride_logits": shape.vocab}
-    numbers |= {"L": 8192}
+    numbers: dict[str, Any] = {"stride_numbers": len(NAMES), "stride_ids": 8193, "stride_draws": 8193}
+    numbers |= {"stride_logits": shape.vocab, "L": 8192}
     code = (0, 0, 0, 1, 1, 2.0, 10, 0, 0, 0, 1, 5, 19, 1, 3.0, 14, 0, 0, 22, 0, 0)
-    feeds = dict.fromkeys(("numbers_ptr", "ids_ptr", "rows_ptr", "token_ptr", "given_ptr", "start_ptr"), torch.int64)
+    feeds: dict[str, Any] = dict.fromkeys(
+        ("numbers_ptr", "ids_ptr", "rows_ptr", "token_ptr", "given_ptr", "start_ptr"), torch.int64
+    )
     feeds |= dict.fromkeys(("slot_ptr", "position_ptr", "keys_ptr"), torch.int64)
     feeds |= {"stride_numbers": len(NAMES), "stride_ids": 8193, "L": 8192, "M": 64}
     for name, is_base, given in (("base", True, code), ("oracle", False, ())):

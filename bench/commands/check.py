@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -80,7 +81,6 @@ def measured_again(baseline: list[dict[str, Any]], path: Path, out: Path | None)
         DodonaError: the baseline does not name its command, or nothing came out of it.
     """
     from dodona.bench.lines import ResultFile, read_results
-    from dodona.cli import main
 
     commands = list(dict.fromkeys(json.dumps(line["arguments"]) for line in baseline if "arguments" in line))
     if not commands:
@@ -94,13 +94,9 @@ def measured_again(baseline: list[dict[str, Any]], path: Path, out: Path | None)
         with tempfile.TemporaryDirectory() as folder:
             results = Path(folder) / "new.jsonl"
             print(f"dodona {' '.join(arguments)}", file=sys.stderr)
-            saved = sys.argv
-            try:
-                sys.argv = ["dodona", *arguments]  # what the new lines say they were measured by
-                code = main([*arguments, "--out", str(results), "--json"])
-            finally:
-                sys.argv = saved
-            if code not in (0, 1) or not results.stat().st_size:
+            command = [sys.executable, "-m", "dodona", *arguments, "--out", str(results), "--json"]
+            code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+            if code not in (0, 1) or not results.exists() or not results.stat().st_size:
                 raise DodonaError(f"`dodona {' '.join(arguments)}` measured nothing")
             new = read_results(results)
         for line in new:

@@ -89,8 +89,10 @@ class Http:
         tokenizer, before = self.engine.tokenizer, list(sequence.ids)
         text = tokenizer.decode(before, skip_special=False)
         answer = self.client.complete(text, sequence.burst_left)
-        ended = answer.finish_reason == "stop" and self.end is not None
-        after = tokenizer.encode(text + answer.text, raw=True) + ([self.end] if ended else [])  # type: ignore[list-item]
+        ended = answer.finish_reason == "stop"
+        after = tokenizer.encode(text + answer.text, raw=True)
+        if ended and self.end is not None:
+            after.append(self.end)
         self._replace(sequence, after)
         self.crossings.append(Crossing(before, text, answer, after))
 

@@ -29,7 +29,7 @@ class Ours:
             max_length=setup.length,
             **setup.options,
         )
-        self.options = {"ignore_eos": not (setup.base_ends if setup.base else setup.oracle_ends)}
+        self.options: dict[str, Any] = {"ignore_eos": not (setup.base_ends if setup.base else setup.oracle_ends)}
 
     def run(self, work: Work, watch: bool) -> Outcome:
         """Do the work; with ``watch`` token by token, to time each consult."""
@@ -38,9 +38,7 @@ class Ours:
         return timed(work, lambda prompt, _: self.engine.generate(self._request(work, prompt, work.trigger)).ids)
 
     def _request(self, work: Work, prompt: tuple[int, ...], trigger: str | Trigger) -> Request:
-        return Request(
-            prompt=prompt, c=work.c, k=work.k, trigger=trigger, max_new_tokens=work.tokens, **self.options
-        )
+        return Request(prompt=prompt, c=work.c, k=work.k, trigger=trigger, max_new_tokens=work.tokens, **self.options)
 
     def _watched(self, work: Work, prompt: tuple[int, ...], outcome: Outcome) -> list[int]:
         trigger = TimedTrigger(parse_trigger(work.trigger))

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Pipe
@@ -17,7 +18,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import dodona
 from dodona.bench.peers import worker
 from dodona.bench.peers.load import Setup
 from dodona.bench.peers.work import Outcome, Unavailable, Work
@@ -140,7 +140,7 @@ class PeerProcess:
 
 def _forked(connection: Any, log: Path) -> _Handle:
     context = get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))  # type: ignore[arg-type] # None in its annotation
+    context.set_forkserver_preload(list(PRELOADED))
     process = context.Process(target=worker.serve_logged, args=(connection, str(log)), daemon=True)
     process.start()
 
@@ -184,5 +184,5 @@ def _alone(scratch: Path) -> Path:
     link = folder / "dodona"
     if not link.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(Path(dodona.__file__).resolve().parent, target_is_directory=True)
+        link.symlink_to(Path(str(sys.modules["dodona"].__file__)).resolve().parent, target_is_directory=True)
     return folder

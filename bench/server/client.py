@@ -43,9 +43,7 @@ class CompletionsClient:
         DodonaError: nobody answers there, or it is no completions server.
     """
 
-    def __init__(
-        self, url: str, *, model: str | None = None, ignore_eos: bool = False, key: str | None = None
-    ) -> None:
+    def __init__(self, url: str, *, model: str | None = None, ignore_eos: bool = False, key: str | None = None) -> None:
         parts = urlsplit(url if "//" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise DodonaError(f"--url takes http://HOST:PORT, not {url!r}")

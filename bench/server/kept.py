@@ -6,7 +6,7 @@ engine by the hop alone. A call reads only the ids after the longest prefix that
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from collections.abc import Sequence as Items
 from typing import Any, NamedTuple
 
@@ -58,7 +58,7 @@ class Kept:
 
     def complete(
         self, ids: Items[int], max_tokens: int, *, ignore_eos: bool = False, **options: Any
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """Write up to ``max_tokens`` tokens after ``ids``; an end token is the last.
 
         Args:

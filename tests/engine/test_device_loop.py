@@ -246,7 +246,7 @@ def test_flash_attention_that_is_not_there_says_how_to_install_it(monkeypatch):
 @pytest.mark.parametrize("version", [2, 3])
 def test_flash_attention_is_called_as_it_is_documented(folders, version, monkeypatch):
     """The call against a plain implementation of flash_attn_with_kvcache's documentation: append in place at
-    cache_seqlens through the page table, then causal attention aligned to the end. Catches swapped or missing arguments."""
+    cache_seqlens through the page table, then causal attention aligned to the end. Catches swapped arguments."""
     table_name = {2: "block_table", 3: "page_table"}[version]
     calls = []
 
@@ -292,7 +292,7 @@ def test_what_flash_attention_cannot_do_is_refused():
 
 
 def test_padding_never_reaches_the_page_that_nobody_owns(folders):
-    """Catches NaN of a broken sequence's padding that spreads to others by page 0, which masked keys read as 0 * NaN."""
+    """Catches NaN of a broken sequence's padding that spreads by page 0, which masked keys read as 0 * NaN."""
     config = LlamaConfig.from_hf(
         dict(
             architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=8, hidden_size=16, intermediate_size=8,

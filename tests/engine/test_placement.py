@@ -1,4 +1,4 @@
-"""Layers on several devices. Without several GPUs the devices are names of one memory, which shows every hop but its bus."""
+"""Layers on several devices. Without several GPUs these are names of one memory, which shows every hop but its bus."""
 
 from __future__ import annotations
 

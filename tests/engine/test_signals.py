@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dodona.engine.errors import RequestError
+from dodona.engine.ops import TorchOps
 from dodona.engine.philox import STREAM_TRIGGER, gumbel, philox4x32, request_key, uniforms
-from dodona.engine.sampling import Sampling, choose, draw, filtered_logits, settings_of
+from dodona.engine.sampling import Sampling, choose, filtered_logits, settings_of
 from dodona.engine.signals import logprob, rank, statistics
 
 
@@ -129,8 +130,9 @@ def test_gumbel_max_draws_from_the_softmax():
     """20,000 draws of a 6-token distribution at temperature 0.7 within four standard errors of its probabilities."""
     logits = torch.tensor([[1.0, 0.2, -0.5, 2.0, 0.0, -3.0]])
     draws = 20_000
+    many = logits.repeat(draws, 1)
     tokens = choose(
-        draw, logits.repeat(draws, 1), logits.argmax(-1).repeat(draws), [Sampling(0.7)] * draws,
+        TorchOps().draw, many, statistics(many), [Sampling(0.7)] * draws,
         [request_key(1, str(i)) for i in range(draws)], [0] * draws,
     )  # fmt: skip
     counts = torch.bincount(tokens, minlength=6) / draws
@@ -164,7 +166,7 @@ def test_greedy_rows_in_a_sampled_batch_stay_greedy():
     """Catches noise that is added to everyone because one row asked for it."""
     logits = torch.randn(6, 50)
     samplings = [Sampling(), Sampling(5.0)] * 3
-    tokens = choose(draw, logits, logits.argmax(-1), samplings, [request_key(0, "x")] * 6, list(range(6)))
+    tokens = choose(TorchOps().draw, logits, statistics(logits), samplings, [request_key(0, "x")] * 6, list(range(6)))
     assert tokens[::2].tolist() == logits.argmax(-1)[::2].tolist()
     assert tokens[1::2].tolist() != logits.argmax(-1)[1::2].tolist()
 

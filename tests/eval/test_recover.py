@@ -407,7 +407,7 @@ def test_other_settings_need_another_folder(tmp_path: Path) -> None:
         other.appraise()
     warmer = replace(make_study(tmp_path, solves(0.5), solves(0.4), problems=3))
     warmer = replace(warmer, config={**warmer.config, "temperature": 0.9})
-    with pytest.raises(DodonaError, match="--temperature is 0.7 there and 0.9 here"):
+    with pytest.raises(DodonaError, match=r"--temperature is 0\.7 there and 0\.9 here"):
         warmer.appraise()
     study = make_study(tmp_path, solves(0.5), solves(0.4), problems=3, tries=4)
     study.cut()

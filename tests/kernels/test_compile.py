@@ -21,7 +21,7 @@ REPRESENTATIVE = (
     "uncertainty [1, 128256] bfloat16",
     "draw filtered [1, 128256] bfloat16",
     "top-p level 1 [1, 128256] bfloat16",
-    "lm_head 1B [16, 2048] bfloat16, with draw",
+    "lm_head 1B [16, 2048] bfloat16, with draw and logits",
     "pair 1B and 8B",
 )
 

@@ -16,7 +16,9 @@ from kernel_checks import DEVICE, assert_close, assert_rejects_mutants, toleranc
 from torch import Tensor
 
 from dodona.engine import philox
-from dodona.engine.sampling import Sampling, choose, draw, filtered_logits, settings_of
+from dodona.engine.ops import TorchOps
+from dodona.engine.sampling import Sampling, choose, filtered_logits, settings_of
+from dodona.engine.signals import statistics
 from dodona.kernels.noise import gumbel, philox_words, row_noise
 from dodona.kernels.sample import (
     CONFIG,
@@ -83,7 +85,7 @@ def assert_the_eager_choice(got: Tensor, logits: Tensor, samplings: list[Samplin
     """The eager sampler's tokens; for another one, the eager scores of the two must be equal but for rounding."""
     keys, positions = requests(len(samplings), first)
     logits = logits.cpu()
-    eager = choose(draw, logits, logits.float().argmax(-1), samplings, keys, positions)
+    eager = choose(TorchOps().draw, logits, statistics(logits), samplings, keys, positions)
     for row in (got.cpu() != eager).nonzero().flatten().tolist():
         assert not samplings[row].greedy, f"row {row}: greedy {got[row]}, eager {eager[row]}"
         score = filtered_logits(logits[row : row + 1], settings_of([samplings[row]], logits.device))

@@ -11,6 +11,7 @@ from dodona.engine.records import read_records
 # What the ledger says of the reading of a prompt depends on who else was there to share it, and all of its times on the
 # machine. What a run itself wrote does not.
 OF_THE_BATCH = {"base_ms", "oracle_ms", "base_flops", "oracle_flops", "base_forwards", "oracle_forwards"}
+OF_THE_BATCH |= {"shared_flops"}
 OF_THE_BATCH |= {"prefill_tokens", "sync_tokens", "shared_tokens", "recomputed_tokens", "base_steps", "catch_up_tokens"}
 
 

@@ -1,4 +1,4 @@
-"""Real runs of the embedded pair on a few problems, as `dodona eval` records them, for what goes on with recorded runs."""
+"""Real runs of the embedded pair on a few problems, as `dodona eval` records them, for what goes on with such."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Part (d): captured programs against uncaptured ones, replays on frozen seats, and how often the host waits.
+"""Part (d): step programs by kernel and by torch, captured and not, on frozen seats, and how often the host waits.
 
 ``frozen``: a program may run on a seat that does not wait for its model (it triggered, it is done, its record has not
 been read yet). It must leave the seat, and all that the caches hold of its text, bit for bit as they were.
@@ -36,7 +36,12 @@ from dodona.engine.seats import Column, Phase
 from dodona.engine.sequence import BASE, ORACLE
 from dodona.engine.step import Watch
 
-PIECES = ("replay against uncaptured", "frozen replays", "host synchronisations")
+PIECES = (
+    "one token by the kernel and by torch",
+    "replay against uncaptured",
+    "frozen replays",
+    "host synchronisations",
+)
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 STEADY = "steady state"
 ROWS = ("numbers", "sampling", "pending", "pending_lse", "emas")  # of Seats, a row a seat
@@ -67,6 +72,10 @@ def worker(options: Options) -> Work:
             return frozen_replays(engine, guided)
         if not options.on_cuda:
             return skipped("needs a CUDA device")
+        if name == "one token by the kernel and by torch":
+            from dodona.bench.gpu.settled import by_both
+
+            return by_both(engine, guided)
         return host_synchronisations(engine, {"base alone": alone, "guided": guided})
 
     return work
@@ -149,7 +158,7 @@ def probe(engine: Engine) -> list[str]:
         return []
     (member,), problems = members, []
     with torch.inference_mode():
-        _settle(loop)
+        settle(loop)
         phase = int(loop.seats.numbers[member.seat, Column.PHASE])
         waits_for = {Phase.BASE: BASE, Phase.ORACLE: ORACLE}.get(Phase(phase))
         for model in loop.runners:
@@ -159,7 +168,7 @@ def probe(engine: Engine) -> list[str]:
         for model in loop.runners:
             problems += _replayed(loop, member, model, "is done")
         loop.seats.set(member.seat, {Column.PHASE: phase})
-        _settle(loop)
+        settle(loop)
     return problems
 
 
@@ -167,12 +176,10 @@ def _replayed(loop: DeviceLoop, member: Any, model: str, why: str) -> list[str]:
     problems = []
     for tokens in SIZES:
         shape, before = loop._shape(model, tokens, [member]), state_of(loop, member)
-        trigger = member.sequence.trigger
-        watched = [Watch(loop._watched[trigger], trigger)] if model == BASE else []
-        program = functools.partial(loop._steps[model].run, shape, watched=watched)
+        program = functools.partial(loop._steps[model].run, shape, watched=watched_by(loop, member, model))
         for turn in ("once", "twice"):
             loop.graphs.run(("frozen", shape, loop.seats.epoch), program, [member.seat])
-            _settle(loop)
+            settle(loop)
             after = state_of(loop, member)
             changed = [name for name in before if not torch.equal(_bits(before[name]), _bits(after[name]))]
             if changed:
@@ -180,6 +187,12 @@ def _replayed(loop: DeviceLoop, member: Any, model: str, why: str) -> list[str]:
                 problems.append(f"{what}, changed {', '.join(changed)}")
                 break
     return problems
+
+
+def watched_by(loop: DeviceLoop, member: Any, model: str) -> list[Watch]:
+    """The triggers that a program on this seat asks."""
+    trigger = member.sequence.trigger
+    return [Watch(loop._watched[trigger], trigger)] if model == BASE else []
 
 
 def state_of(loop: DeviceLoop, member: Any) -> dict[str, Tensor]:
@@ -206,7 +219,8 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view(sizes[tensor.element_size()])
 
 
-def _settle(loop: DeviceLoop) -> None:
+def settle(loop: DeviceLoop) -> None:
+    """Wait until the device has run what was launched."""
     if loop.graphs.device.type == "cuda":
         torch.cuda.synchronize(loop.graphs.device)
 

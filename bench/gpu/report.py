@@ -146,6 +146,8 @@ def _replays(report: Report) -> Sections:
         rows.append((f"{row['tokens']} guided tokens captured", f"{number(row['captured_ms'])} ms"))
         rows.append(("the same launch by launch", f"{number(row['uncaptured_ms'])} ms"))
         rows.append(("largest difference of a signal between them, nats", number(row["signal_gap"])))
+    for _, row in _named(report, "replays", "one token"):
+        rows.append(("programs of one token by the kernel and by torch", number(row["programs"])))
     for _, row in _named(report, "replays", "frozen"):
         rows.append(("programs run on frozen seats", number(row["programs"])))
     for _, runs in _named(report, "replays", "host"):

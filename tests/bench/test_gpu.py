@@ -18,7 +18,7 @@ from bench_subjects import tiny_subject
 from fragile_parts import fragile
 
 from dodona.bench import apart
-from dodona.bench.gpu import check, logits, replays, targets, tokens
+from dodona.bench.gpu import check, logits, replays, settled, targets, tokens
 from dodona.bench.gpu.budget import GRACE, Budget
 from dodona.bench.gpu.check import Part
 from dodona.bench.gpu.logits import Error, Forced
@@ -235,6 +235,25 @@ def test_a_program_that_touches_a_frozen_seat_is_found_out(pair, monkeypatch):
         stream.close()
 
 
+def test_a_step_that_decides_otherwise_than_its_reference_is_found_out(pair):
+    """A kernel that forgets a count, or keeps a signal of the wrong place, writes the right tokens all the same."""
+
+    class Forgetful(Step):
+        def run(self, shape, rows_M, watched):
+            record = super().run(shape, rows_M, watched)
+            self.seats.numbers[rows_M, Column.BASE_FORWARDS] = 0
+            return record
+
+    with tiny_subject(pair, "device").engine(max_batch=2, max_length=64) as engine:
+        (request,) = requests(engine, 1, 5, c=math.inf, k=3, trigger="every(2)", max_new_tokens=14, temperature=1.0)
+        result = settled.by_both(engine, request)
+        assert result["status"] == PASSED and result["figures"]["programs"] >= 3, result
+        engine.loop._steps["base"].__class__ = Forgetful
+        result = settled.by_both(engine, request)
+        assert result["status"] == FAILED
+        assert "the base's numbers by the kernel and by torch differ" in result["problems"][0]
+
+
 def test_keys_and_values_are_a_part_of_a_seat(pair):
     """A padding token that overwrites a live key changes the text only later."""
     with tiny_subject(pair, "device").engine(max_batch=1, max_length=64) as engine:
@@ -431,7 +450,7 @@ def test_the_whole_check_passes_on_the_cpu_without_other_packages(root, tmp_path
         "sync 16",
         "eager base step",
     }
-    assert [piece["status"] for piece in by_name["replays"]] == [PASSED, PASSED, SKIPPED]
+    assert [piece["status"] for piece in by_name["replays"]] == [SKIPPED, PASSED, PASSED, SKIPPED]
     page = (tmp_path / "gpu.md").read_text()
     assert "needs a CUDA device" in page and "## Guided" in page and "## Throughput" in page
     assert str(tmp_path) not in json.dumps({**report, "birth": None})

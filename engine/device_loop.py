@@ -249,8 +249,7 @@ class DeviceLoop:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            what = f"the {model}'s step of {shape.seats} seats and {tokens} tokens each"
-            raise DodonaError(f"{what} failed: {error}") from error
+            raise _failed(shape, error) from error
         arrival.fetch(record)
         self.programs += 1
         for member in members:
@@ -283,8 +282,13 @@ class DeviceLoop:
     def _read(self, flights: list[Launched]) -> None:
         """Take in the records of one tick."""
         for launched in flights:
-            records: list[list[int]] = launched.arrival.wait(self.poll_seconds)
             model = launched.shape.model
+            try:
+                records: list[list[int]] = launched.arrival.wait(self.poll_seconds)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:  # a device reports what went wrong when it is asked for results
+                raise _failed(launched.shape, error) from error
             share = launched.arrival.milliseconds / max(1, sum(record[FED] for record in records))
             for member, record in zip(launched.members, records, strict=False):
                 if id(member.sequence) not in self._members:
@@ -350,6 +354,12 @@ class DeviceLoop:
         )
         member.since = self.programs
         member.guess = Guess(phase, length, read[0], read[1], 0, True)
+
+
+def _failed(shape: Shape, error: RuntimeError) -> DodonaError:
+    """The error of a step that ended in another one."""
+    step = f"the {shape.model}'s step of {shape.seats} seats and {shape.tokens} tokens each"
+    return DodonaError(f"{step} failed: {error}")
 
 
 def _step_class(kernels: bool) -> type[Step]:

@@ -69,6 +69,8 @@ class Engine:
         oracle_device_map: spreads the oracle's layers over devices: "auto" (all CUDA devices) or as in "cuda:0,cuda:1";
             None: all on ``device``. For the eager backend.
         lookahead: ticks that the device loop launches before it reads the first one's record.
+        poll_seconds: how long the device loop sleeps between two looks at a record that has not arrived; 0: it looks
+            all the time, which keeps one core busy.
 
     Raises:
         CheckpointError: a model that cannot be used, or two models with different vocabularies.
@@ -94,12 +96,15 @@ class Engine:
         attention: str = "own",
         oracle_device_map: str | Iterable[str] | None = None,
         lookahead: int = LOOKAHEAD,
+        poll_seconds: float = 0.0,
     ) -> None:
         sizes = {"max_batch": max_batch, "max_length": max_length, "kv_tokens": kv_tokens}
         sizes |= {"page_size": page_size, "chunk": chunk, "threads": threads, "lookahead": lookahead}
         for name, value in sizes.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise RequestError(f"{name} must be a whole number of 1 or more, not {value!r}")
+        if isinstance(poll_seconds, bool) or not isinstance(poll_seconds, (int, float)) or not 0 <= poll_seconds <= 1:
+            raise RequestError(f"poll_seconds must be a number from 0 to 1, not {poll_seconds!r}")
         if base is None and oracle is None:
             base, oracle = "arith-base", "arith-oracle"
         self.device = device_of(device)
@@ -152,6 +157,7 @@ class Engine:
                 chunk=chunk,
                 eos=self._eos,
                 lookahead=lookahead,
+                poll_seconds=poll_seconds,
                 threads=threads,
                 kernels=self.backend.ops == "triton",
             )

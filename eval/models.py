@@ -17,8 +17,9 @@ from dodona.engine.errors import DodonaError
 from dodona.engine.hub import cached
 from dodona.engine.tokenizer import Tokenizer
 
-# Options of Engine beside the models, device and dtype: whole numbers of 1 or more, and texts.
+# Options of Engine beside the models, device and dtype: whole numbers of 1 or more, numbers, and texts.
 SIZES: Final = ("max_batch", "max_length", "kv_tokens", "threads", "lookahead")
+NUMBERS: Final = ("poll_seconds",)
 WORDS: Final = ("backend", "ops", "loop", "attention", "oracle_device_map")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -65,7 +66,7 @@ class Models:
     @classmethod
     def from_options(cls, options: Mapping[str, Any], base: str | None = None, oracle: str | None = None) -> Models:
         """Models with options of Engine by their names; others are passed over."""
-        chosen = {name: value for name, value in options.items() if name in SIZES or name in WORDS}
+        chosen = {name: value for name, value in options.items() if name in (*SIZES, *NUMBERS, *WORDS)}
         return cls(base, oracle, options.get("device"), options.get("dtype"), chosen)
 
     @property

@@ -41,14 +41,14 @@ from dodona.engine.errors import DodonaError
 from dodona.engine.request import DEFAULT_CONSULTS, Request
 from dodona.eval.arms import Arm, grid
 from dodona.eval.job import Job
-from dodona.eval.models import SIZES, WORDS, Models
+from dodona.eval.models import NUMBERS, SIZES, WORDS, Models
 from dodona.eval.run import PER_RUN
 from dodona.eval.store import Place, place_name
 from dodona.eval.tasks.options import load_task
 from dodona.eval.tasks.spec import TaskSpec, spec_from
 
 ENGINE_WORDS: Final = ("device", "dtype", *WORDS)
-ENGINE: Final = (*ENGINE_WORDS, *SIZES)
+ENGINE: Final = (*ENGINE_WORDS, *NUMBERS, *SIZES)
 GRID: Final = ("c", "k", "trigger", "when", "seed")
 OPTIONS: Final = tuple(f.name for f in dataclasses.fields(Request) if f.name not in PER_RUN)
 MODELS: Final = ("base", "oracle", "name", *ENGINE)
@@ -198,10 +198,9 @@ def _options(where: str, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 def _engine(where: str, entry: Mapping[str, Any]) -> dict[str, Any]:
     _check_keys(where, entry, ENGINE)
-    return {
-        name: (_text if name in ENGINE_WORDS else partial(_whole, least=1))(f"{where} {name}", value)
-        for name, value in entry.items()
-    }
+    readers: dict[str, Callable[[str, Any], Any]] = {name: partial(_whole, least=1) for name in SIZES}
+    readers |= dict.fromkeys(NUMBERS, _number) | dict.fromkeys(ENGINE_WORDS, _text)
+    return {name: readers[name](f"{where} {name}", value) for name, value in entry.items()}
 
 
 # --- values ---

@@ -131,6 +131,13 @@ def add_placing_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--lookahead", metavar="N", type=whole, default=argparse.SUPPRESS, help="ticks that the device loop runs ahead"
     )
+    group.add_argument(
+        "--poll-seconds",
+        metavar="S",
+        type=number,
+        default=argparse.SUPPRESS,
+        help="how long the device loop sleeps between two looks at a result (default: 0, it looks all the time)",
+    )
 
 
 def make_engine(args: argparse.Namespace) -> Engine:

@@ -190,6 +190,34 @@ def test_a_failing_step_is_named_and_the_engine_goes_on(folders, monkeypatch):
     assert engine.generate(PROMPT, c=0, max_new_tokens=8).ids == expected
 
 
+def test_a_step_that_fails_when_its_record_is_read_is_named(folders, monkeypatch):
+    """Catches an error of the device, which comes with a later read, that says nothing of the step that made it."""
+    engine = make(folders)
+    expected = engine.generate(PROMPT, c=0, max_new_tokens=8).ids
+    with monkeypatch.context() as patch:
+
+        def failing(self, poll_seconds):
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+        patch.setattr(Arrival, "wait", failing)
+        with pytest.raises(DodonaError, match=r"the base's step of 1 seats and .* each failed: CUDA error"):
+            engine.generate(PROMPT, c=0, max_new_tokens=20)
+    assert engine.base.cache.pool.open_slots == 0
+    assert engine.generate(PROMPT, c=0, max_new_tokens=8).ids == expected
+
+
+@pytest.mark.parametrize("value", [-1, 2, "0.1", True, float("nan")])
+def test_a_poll_interval_that_is_none_is_refused(folders, value):
+    """Catches a sleep of a negative or endless time in the loop."""
+    with pytest.raises(RequestError, match="poll_seconds must be a number from 0 to 1"):
+        make(folders, poll_seconds=value)
+
+
+def test_the_poll_interval_reaches_the_loop(folders):
+    """Catches a setting that nobody reads."""
+    assert make(folders, poll_seconds=0.001).loop.poll_seconds == 0.001
+
+
 @pytest.mark.parametrize("loop", ["host", "device"])
 def test_out_of_memory_gives_the_plan_and_a_setting(folders, loop, monkeypatch):
     """Catches a raw allocator message, and an engine that cannot be used afterwards."""

@@ -26,6 +26,7 @@ from dodona.engine.transfer import to_host
 from dodona.engine.trigger import Trigger
 
 _GREEDY = Sampling()
+_ROW_SIGNALS = {"entropy", "varentropy", "top_prob", "margin", "logprob"}  # fields of Row that a trigger may read
 _LOGITS_AT_ONCE = 1 << 24  # rows x vocabulary of one block of logits
 
 
@@ -197,7 +198,7 @@ def _enter(lane: Lane, runner: Runner, sequence: Sequence, start: int, stop: int
     ledger, view, tokens = sequence.ledger, lane.view(sequence), stop - start
     ledger.recomputed_tokens += max(0, min(view.high, stop) - start)
     view.high = max(view.high, stop)
-    flops = tokens * runner.config.flops_per_token(start + (tokens + 1) / 2)
+    flops = tokens * (runner.flops_of_weights + runner.flops_of_a_key * (start + (tokens + 1) / 2))
     if lane.name == BASE:
         ledger.base_forwards += 1
         ledger.base_flops += flops
@@ -241,8 +242,7 @@ def _observe(
     samplings, keys, places, known = [], [], [], []
     for sequence, index in positions:
         due = index == len(sequence.ids)
-        request = sequence.request
-        samplings.append((request.oracle_sampling if is_oracle else request.base_sampling) if due else _GREEDY)
+        samplings.append(sequence.samplings[runner.name] if due else _GREEDY)
         keys.append(sequence.key)
         places.append(index - len(sequence.prompt))
         known.append(-1 if due else sequence.ids[index])
@@ -290,14 +290,16 @@ def _fired(rows: list[Row], *, written: int = 0) -> set[int]:
 
 def _trigger_columns(trigger: Trigger, rows: list[Row], written: int) -> dict[str, Tensor]:
     """The columns that the trigger reads, ``[rows]`` float32 each; ``position`` is always there."""
-    table: list[dict[str, float]] = []
-    for row in rows:
-        sequence = row.sequence
-        values = sequence.counters(written)
-        values |= {name: getattr(row, name) for name in ("entropy", "varentropy", "top_prob", "margin", "logprob")}
-        values |= zip(ATTENTION_SIGNALS, row.attention, strict=False)
-        if "u" in trigger.names:
-            values["u"] = sequence.draw(row.position)
-        table.append(values | sequence.ema_columns())
-    names = ({*trigger.names, "position"} & table[0].keys()) | {n for n in table[0] if n.startswith("ema(")}
-    return {name: torch.tensor([values[name] for values in table], dtype=torch.float32) for name in names}
+    names = {*trigger.names, "position"}
+    columns: dict[str, list[float]] = {name: [getattr(row, name) for row in rows] for name in names & _ROW_SIGNALS}
+    counters = [row.sequence.counters(written) for row in rows]
+    columns |= {name: [values[name] for values in counters] for name in names & counters[0].keys()}
+    for place, name in enumerate(ATTENTION_SIGNALS):
+        if name in names and rows[0].attention:
+            columns[name] = [row.attention[place] for row in rows]
+    if "u" in names:
+        columns["u"] = [row.sequence.draw(row.position) for row in rows]
+    if trigger.emas:
+        averages = [row.sequence.ema_columns() for row in rows]
+        columns |= {name: [values[name] for values in averages] for name in averages[0]}
+    return {name: torch.tensor(values, dtype=torch.float32) for name, values in columns.items()}

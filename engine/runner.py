@@ -29,6 +29,8 @@ class Runner:
             device=model.device,
             layers=model.placement.layers,
         )
+        self.flops_of_weights = self.config.flops_per_token(0)  # of one token, beside attention
+        self.flops_of_a_key = self.config.flops_per_token(1) - self.flops_of_weights  # of one token, for each it sees
         self._flash = flash
         self.attention: dict[int, Tensor | None] = {}  # [4] signals by wanted row of the last forward, where asked for
         self.forwards = 0

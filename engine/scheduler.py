@@ -14,7 +14,7 @@ from collections import Counter, deque
 from typing import NamedTuple
 
 from dodona.engine.pages import PagePool
-from dodona.engine.sequence import Sequence, View
+from dodona.engine.sequence import BASE, Sequence, View
 
 
 class Work(NamedTuple):
@@ -33,8 +33,7 @@ class Lane:
 
     def view(self, sequence: Sequence) -> View:
         """This model's view of a sequence."""
-        view: View = getattr(sequence, self.name)
-        return view
+        return sequence.base if self.name == BASE else sequence.oracle
 
     def length(self, sequence: Sequence) -> int:
         """Ids that this model has read."""
@@ -129,14 +128,14 @@ class Scheduler:
         works: list[Work] = []
         reserved, budget = 0, lane.chunk
         leading: set[tuple[int, ...]] = set()
-        wants = "wants_base" if lane.name == "base" else "wants_oracle"
-        preemptions = self.preemptions
+        is_base, pool, preemptions = lane.name == BASE, lane.pool, self.preemptions
         for sequence in list(self.running):
-            if not getattr(sequence, wants):
+            if not (sequence.wants_base if is_base else sequence.wants_oracle):
                 continue
             if self.preemptions > preemptions and sequence not in self.running:
                 continue
-            view, length = lane.view(sequence), lane.length(sequence)
+            view = lane.view(sequence)
+            length = 0 if view.slot is None else pool.length(view.slot)
             fresh = length < len(sequence.prompt)
             if fresh and self._alive[sequence.prompt] > 1 and sequence.prompt not in lane.prompts:
                 if sequence.prompt in leading:
@@ -150,12 +149,12 @@ class Scheduler:
             if tokens == 0:
                 continue
             assert view.slot is not None
-            while (needed := lane.pool.needed(view.slot, tokens)) > lane.pool.free_pages - reserved:
+            while (needed := pool.needed(view.slot, tokens)) > pool.free_pages - reserved:
                 if not self._make_room(lane, sequence):
                     break
                 if view.slot is None:
                     break
-            if view.slot is None or needed > lane.pool.free_pages - reserved:
+            if view.slot is None or needed > pool.free_pages - reserved:
                 continue
             reserved += needed
             budget -= tokens if lag > 1 else 0

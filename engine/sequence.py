@@ -52,6 +52,7 @@ class Sequence:
         self.prompt = tuple(prompt_ids)
         self.ids = list(prompt_ids)
         self.c = c
+        self.samplings = {BASE: request.base_sampling, ORACLE: request.oracle_sampling}
         self.limit = limit  # generated tokens at the most: max_new_tokens, or less where the context ends before
         self.key = derive_key(request, prompt_ids)
         self.step_size = self.trigger.step_size or request.step_size

@@ -38,11 +38,11 @@ from dodona.eval.checker.extract import final_answers, gold_answers
 from dodona.eval.checker.lexer import Unreadable
 from dodona.eval.checker.nodes import Node
 from dodona.eval.checker.normalise import normal_text
-from dodona.eval.checker.pool import Pool
+from dodona.eval.checker.pool import NO_RESULT, Pool
 from dodona.eval.checker.reader import read
 from dodona.eval.checker.words import in_words
 
-SECONDS = 2.5  # for one comparison
+SECONDS = 2.5  # for one answer, in all of its readings
 SECONDS_OF_ARITHMETIC = 0.8  # of these
 
 _THOUSANDS: Final = re.compile(r"\d,\d{3}")  # one number, or two: both readings are tried
@@ -86,9 +86,10 @@ def check(prediction: str, gold: str) -> Verdict:
         return Verdict(False, None, "", "no answer was found")
     checker = _checker(os.getpid())
     judgement = Judgement(None, "", "")
+    time = _Time()
     for answer in given:
         for right in wanted:
-            judgement = checker.judge(right, answer)
+            judgement = checker.judge(right, answer, time)
             if judgement.equal:
                 return Verdict(True, answer, judgement.method, judgement.reason)
     return Verdict(False, given[-1], judgement.method, judgement.reason)
@@ -113,6 +114,13 @@ def check_choice(prediction: str, letter: str) -> Verdict:
     return Verdict(chosen == wanted, chosen, "choice", "the same letter" if chosen == wanted else "another letter")
 
 
+class _Time:
+    """What is left of the seconds for one answer."""
+
+    def __init__(self) -> None:
+        self.left = SECONDS
+
+
 class _Checker:
     """What a process needs to compare answers."""
 
@@ -120,32 +128,41 @@ class _Checker:
         self.pool = Pool()
         self.lock = threading.Lock()  # mpmath keeps constants that two threads must not compute at once
 
-    def judge(self, gold: str, answer: str) -> Judgement:
+    def judge(self, gold: str, answer: str, time: _Time) -> Judgement:
         """Compare two answers, each of which may be an option: a letter, and what it stands for."""
         options = _option(gold), _option(answer)
         if options[0] and options[1] is None:
-            return max((self._judge(part, answer) for part in options[0]), key=lambda found: found.equal is True)
+            return max((self._judge(part, answer, time) for part in options[0]), key=lambda found: found.equal is True)
         if options[1] and options[0] is None:
             letter, content = options[1]
-            return self._judge(gold, letter if re.fullmatch(r"\W*(?:text\w*\W)?\W*[A-Z]\W*", gold) else content)
-        return self._judge(gold, answer)
+            return self._judge(gold, letter if re.fullmatch(r"\W*(?:text\w*\W)?\W*[A-Z]\W*", gold) else content, time)
+        return self._judge(gold, answer, time)
 
-    def _judge(self, gold: str, answer: str) -> Judgement:
+    def _judge(self, gold: str, answer: str, time: _Time) -> Judgement:
         if not answer.strip():
             return Judgement(False, "", "the answer is empty")
         words = in_words(gold)
         if normal_text(gold) == normal_text(answer) or (words is not None and words == in_words(answer)):
             return Judgement(True, "text", "the same text")
+        if time.left <= 0:
+            return Judgement(False, "", "no time left")
         try:
             with self.lock:
-                clock = Clock(SECONDS_OF_ARITHMETIC)
-                judgement = self._compare(gold, answer, Comparison(Equality(clock)))
-                left = SECONDS - SECONDS_OF_ARITHMETIC + clock.left
+                clock = Clock(seconds := min(SECONDS_OF_ARITHMETIC, time.left))
+                try:
+                    judgement = self._compare(gold, answer, Comparison(Equality(clock)))
+                finally:
+                    time.left -= seconds - clock.left
         except TooLong:
             return Judgement(False, "numeric", f"not decided in {SECONDS_OF_ARITHMETIC:g} s")
         except RecursionError:  # called from near the interpreter's limit
             return Judgement(False, "", "nested too deep")
-        return judgement if judgement.equal is not None else self.pool.equal(gold, answer, left)
+        if judgement.equal is not None:
+            return judgement
+        found = self.pool.equal(gold, answer, time.left)
+        if found.reason.startswith(NO_RESULT):
+            time.left = 0
+        return found
 
     def _compare(self, gold: str, answer: str, comparison: Comparison) -> Judgement:
         last: Judgement | None = None

@@ -106,9 +106,8 @@ class Experiment:
         return arm.oracle_alone and self.config.get("max_oracle_tokens") is None
 
     def common(self) -> Experiment:
-        """The same, on the problems that every arm with a record has a record of."""
+        """The same, on the problems that every valid arm with a record has a record of."""
         begun = [rows for rows in self.rows.values() if rows]
-        begun += [rows for rows in self.compat_rows.values() if rows]
         kept = [problem for problem in self.problems if all(problem.problem_id in rows for rows in begun)]
         return replace(self, problems=kept, arms=[arm for arm in self.arms if self.rows.get(arm.name)])
 

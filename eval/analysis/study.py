@@ -16,6 +16,7 @@ from dodona.eval.analysis.labels import CONFIDENT, Label, Limits, base_rows, fir
 from dodona.eval.analysis.outcomes import read_changes, recoverable_table
 from dodona.eval.analysis.resample import RESAMPLES
 from dodona.eval.analysis.signal_table import DIRECTIONS, LENGTH, POSITION, SignalTable, signal_table
+from dodona.eval.compat.switches import is_variant
 from dodona.eval.recorded import Experiment
 
 Array = np.ndarray[Any, Any]
@@ -109,13 +110,14 @@ def studies(
 
 
 def choose_arms(recording: Recording, names: Sequence[str]) -> Recording:
-    """The runs of these arms; all of them where no name is given.
+    """The runs of these arms; where no name is given all of them, but for those that are no valid measure.
 
     Raises:
         DodonaError: an arm that no run is of.
     """
     if not names:
-        return recording
+        valid = np.array([not is_variant(run.arm) for run in recording.runs], dtype=bool)
+        return recording if valid.all() else recording.select(valid)
     there = list(dict.fromkeys(run.arm for run in recording.runs if run.arm is not None))
     for name in names:
         if name not in there:

@@ -148,16 +148,22 @@ class Atoms(Cursor):
         if self.takes(r"\}"):
             return name("emptyset")
         bars, self.bars = self.bars, 1
-        items, _ = self.items()
+        items, alternatives = self.items()
         self.bars = bars
         if len(items) == 1 and self.takes("|"):
-            conditions, _ = self.items()
+            conditions, alternatives = self.items()
             self.expect(r"\}")
-            return Node("builder", (items[0], *conditions))
+            return _builder(items[0], conditions, alternatives=alternatives)
         self.expect(r"\}")
-        if len(items) == 1 and items[0].op == "relation" and items[0].label.split()[0] == ":":
-            element, *rest = items[0].args  # {x : x < 0}
-            return Node("builder", (element, replace(items[0], args=tuple(rest), label=items[0].label[2:])))
+        first, *others = items
+        signs = first.label.split() if first.op == "relation" else []
+        if ":" in signs[:-1]:  # {x : x < 0}
+            place = signs.index(":")
+            left, right = (first.args[: place + 1], signs[:place]), (first.args[place + 1 :], signs[place + 1 :])
+            element, condition = (
+                replace(first, args=args, label=" ".join(names)) if names else args[0] for args, names in (left, right)
+            )
+            return _builder(element, [condition, *others], alternatives=alternatives)
         return Node("set", tuple(items))
 
     def command(self, command: str) -> Node:
@@ -254,6 +260,12 @@ class Atoms(Cursor):
                 raise Unreadable("a matrix does not end")
         matrix = Node("cases" if kind == "cases" else "matrix", tuple(rows))
         return Node("det", (matrix,)) if kind == "vmatrix" else matrix
+
+
+def _builder(element: Node, conditions: list[Node], *, alternatives: bool) -> Node:
+    """The set of the elements that meet all conditions, or one of them."""
+    met = (Node("list", tuple(conditions), "or"),) if alternatives else tuple(conditions)
+    return Node("builder", (element, *met))
 
 
 def _plain(node: Node) -> str:

@@ -27,7 +27,14 @@ _AFTERWARDS: Final = re.compile(  # "option C is correct", "(C) is the best answ
     r" (?:is|must be) (?:the )?(?:most likely )?(?:correct|right|best|answer)\b(?!,? but)"
 )
 _BOXED: Final = re.compile("\x02(?P<letter>[A-Z])\x03")
-_BARE: Final = re.compile(rf"{_LETTER}[)\].: ]{{0,4}}['’]?|(?P<small>[(\[]?[a-z][)\]]?\.?)")
+_UNDER: Final = re.compile(  # a heading, and the letter below it
+    r"(?:^|\x01) ?#* ?(?i:(?:(?:best|correct|right|final) )?answer) ?:?"
+    rf"\x01{_LETTER}[).\]:]{{0,2}} ?(?=\x01|$)"
+)
+_BARE: Final = re.compile(
+    r"(?i:(?:(?:(?:so|thus|hence|therefore),? )?it(?: is|['’]s) )?(?:(?:the )?(?:choice|option|answer) )?)"
+    rf"(?:{_LETTER}[)\].: ]{{0,4}}['’]?|(?P<small>[(\[]?[a-z][)\]]?\.?))"
+)
 _BARE_WITH_TEXT: Final = re.compile(r"\(?(?P<letter>[A-Z])[).:]\)? \S.*")
 _IN_BOX: Final = re.compile(rf"(?i:(?:choice|option|answer) ?:? ?)?(?:{_LETTER}(?:[)\].:].*)?|\(?(?P<small>[a-z])\)?)")
 # What follows a letter that is meant as one: an end, a mark, or a reason; any other small word is a sentence's.
@@ -48,7 +55,7 @@ def chosen_letter(completion: str) -> str | None:
     _, end, after = completion.rpartition("</think>")
     text = _flat(after if end and after.strip() else completion)
     found = [(match.end(), match["letter"]) for match in _BOXED.finditer(text)]
-    found += [at for pattern in (_STATED, _CHOSEN) for at in _stated(pattern, text)]
+    found += [at for pattern in (_STATED, _CHOSEN, _UNDER) for at in _stated(pattern, text)]
     found = found or [(match.end(), match["letter"]) for match in _AFTERWARDS.finditer(text)]
     if found:
         return max(found)[1] or None

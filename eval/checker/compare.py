@@ -9,6 +9,16 @@ from fractions import Fraction
 from math import gcd
 from typing import Final
 
+from dodona.eval.checker.dress import (
+    binomial,
+    coordinates,
+    in_numbers,
+    matrix_of,
+    one_quantity,
+    point,
+    row_of,
+    spelling,
+)
 from dodona.eval.checker.equal import SAME, Equality, Judgement
 from dodona.eval.checker.measures import digits_of, lettered, measured
 from dodona.eval.checker.nodes import Node, inverse, name, negative, number, product
@@ -28,7 +38,7 @@ from dodona.eval.checker.shape import (
     without_name,
 )
 from dodona.eval.checker.values import Unevaluable, exact, is_value, symbols
-from dodona.eval.checker.words import meaning, spelt_number
+from dodona.eval.checker.words import meaning
 
 MOST_ITEMS = 60
 _KINDS: Final = {"group": "a point or an interval", "matrix": "a matrix"}
@@ -88,17 +98,19 @@ class Comparison:
             return self._texts(gold, prediction)
         if "mod" in (gold.op, prediction.op):
             return self._residues(gold, prediction)
+        if (gold.op == "list") != (prediction.op == "list"):
+            gold, prediction = one_quantity(gold), one_quantity(prediction)
         regions = self._regions(gold, prediction)
         if regions is not None:
             return regions
         if "relation" not in (gold.op, prediction.op) or gold.op != prediction.op:
-            gold, prediction = _point(gold), _point(prediction)
+            gold, prediction = point(gold), point(prediction)
         if any(node.op in ("list", "set") or len(both_signs(node)) > 1 for node in (gold, prediction)):
             return self._lists(gold, prediction)
         if gold.op == "relation" or prediction.op == "relation":
             return self._relations(gold, prediction)
         gold, prediction = (
-            _chosen(node) if other.op != "group" else without_name(node)
+            binomial(node) if other.op != "group" else without_name(node)
             for node, other in ((gold, prediction), (prediction, gold))
         )
         if gold.op in SET_OPERATIONS or prediction.op in SET_OPERATIONS or "builder" in (gold.op, prediction.op):
@@ -123,6 +135,9 @@ class Comparison:
             return self._unordered(left, right)  # 2x = 1, which gives no value to x
         if None not in named[0] and len({pair[0] for pair in named[0] if pair}) > 1 and any(named[1]):
             return self._unordered(left, right)  # x = 1, y = 2
+        pairs = [pair for pair in named[0] if pair]
+        if len(pairs) == len(left) and len({pair[0].label.partition("_")[0] for pair in pairs}) > 1:
+            return self._without_names(pairs, right, prediction)
         if None not in (*named[0], *named[1]) and not _is_one_unknown(*named):
             left, right = ([Node("group", pair, "=") for pair in side if pair is not None] for side in named)
         else:
@@ -130,6 +145,14 @@ class Comparison:
         if "set" in (gold.op, prediction.op):
             left, right = self._distinct(left), self._distinct(right)
         return self._unordered(left, right)
+
+    def _without_names(self, pairs: Sequence[tuple[Node, Node]], given: Sequence[Node], prediction: Node) -> Judgement:
+        """x = 1, y = 2, of which only the values were given: in this order, or in that of the names."""
+        if prediction.op == "set":
+            return different("values of several names against a set")
+        in_order = self._ordered([value for _, value in pairs], given)
+        by_name = sorted(pairs, key=lambda pair: pair[0].label)
+        return in_order if in_order.equal else self._ordered([value for _, value in by_name], given)
 
     def _one_of_list(self, node: Node) -> Node:
         r"""The list of x \in {1, 2}; without a domain as in ``k\pi, k \in \mathbb{Z}``; one of "1/2 or 0.5"."""
@@ -178,11 +201,13 @@ class Comparison:
     def _grouped(self, gold: Node, prediction: Node) -> Judgement:
         if gold.op == prediction.op == "group":
             return self._groups(gold, prediction)
+        if {gold.op, prediction.op} == {"group", "matrix"}:
+            gold, prediction = matrix_of(gold), matrix_of(prediction)
         if gold.op == prediction.op == "matrix":
             return self._matrices(gold, prediction)
         if gold.op == prediction.op == "cases":
-            return self._unordered([_row(row) for row in gold.args], [_row(row) for row in prediction.args])
-        left, right = _vector(gold), _vector(prediction)
+            return self._unordered([row_of(row) for row in gold.args], [row_of(row) for row in prediction.args])
+        left, right = coordinates(gold), coordinates(prediction)
         if left is not None and right is not None:
             return self._ordered(left, right)
         if any(not is_value(node) and node.op not in _KINDS for node in (gold, prediction)):
@@ -325,14 +350,14 @@ class Comparison:
     # --- words and values ---
 
     def _texts(self, gold: Node, prediction: Node) -> Judgement:
-        numbers = _as_number(gold), _as_number(prediction)
+        numbers = in_numbers(gold), in_numbers(prediction)
         if numbers != (gold, prediction) and "text" not in (numbers[0].op, numbers[1].op):
             return self.compare(*numbers)
         for text, other in ((gold, prediction), (prediction, gold)):
             has_power = other.op == "mul" and any(arg.op == "pow" for arg in other.args)
             if has_power and re.fullmatch("[a-z]{2,4}", text.label):
                 return self.equality.same(product(*map(name, text.label)), other)  # abb
-        left, right = _spelt(gold), _spelt(prediction)
+        left, right = spelling(gold), spelling(prediction)
         if left is not None and left == right:
             return Judgement(True, "text", "the same words")
         for node, other in ((gold, prediction), (prediction, gold)):
@@ -349,13 +374,15 @@ class Comparison:
             (left, unit), (right, other_unit) = lettered(left, unit), lettered(right, other_unit)
         elif not unit.dimensions and not symbols(left):
             right, other_unit = lettered(right, other_unit)
-        if unit.contradicts(other_unit):
+        percent = left.op == "percent", right.op == "percent"
+        mixed = percent[0] != percent[1] and (unit if percent[1] else other_unit).says  # 20 % of 20 m
+        if unit.contradicts(other_unit) or mixed:
             return different("different units")
         if unit.dimensions and other_unit.dimensions and unit.factor != other_unit.factor:
             left, right = product(left, number(unit.factor)), product(right, number(other_unit.factor))
         if "relation" in (left.op, right.op):  # times of day
             return self._relations(left, right)
-        if (left.op == "percent") != (right.op == "percent"):
+        if percent[0] != percent[1]:
             return self._per_cent(left, right)
         judgement = self._unknown_functions(left, right) or self.equality.same(left, right)
         angles = [u.dimensions == (("angle", 1),) for u in (unit, other_unit)]
@@ -408,44 +435,3 @@ def _is_one_unknown(gold: Sequence[tuple[Node, Node] | None], prediction: Sequen
     """Whether all are values of one unknown: of x, or of its solutions x_1 and x_2 where the gold answer has x."""
     names = {pair[0].label for pair in gold if pair}
     return len(names) == 1 and names == {pair[0].label.partition("_")[0] for pair in prediction if pair}
-
-
-def _point(node: Node) -> Node:
-    """(1, 2) of (x, y) = (1, 2)."""
-    found = assignment(node)
-    return found[1] if found is not None and found[0].op == "group" else node
-
-
-def _chosen(node: Node) -> Node:
-    """C(8, 3), next to what is no point."""
-    if node.op == "mul" and node.args[0] == name("C") and len(node.args) == 2 and node.args[1].op == "group":
-        return Node("binom", node.args[1].args)
-    return without_name(node)
-
-
-def _row(row: Node) -> Node:
-    return Node("group", row.args, "()")
-
-
-def _vector(node: Node) -> Sequence[Node] | None:
-    r"""The coordinates of (1, 2), of \langle 1, 2 \rangle, and of a matrix with one row or one column."""
-    if node.op == "group" and (node.label in ("()", "<>") or len(node.args) > 2):
-        return node.args
-    if node.op == "matrix" and (len(node.args) == 1 or all(len(row.args) == 1 for row in node.args)):
-        return [cell for row in node.args for cell in row.args]
-    return None
-
-
-def _as_number(node: Node) -> Node:
-    """The number that is spelt out; anything else as it is."""
-    value = spelt_number(node.label) if node.op == "text" else None
-    return node if value is None else number(value)
-
-
-def _spelt(node: Node) -> str | None:
-    """The words of an answer, where it may be meant as such."""
-    if node == name("emptyset"):
-        return "no solution"
-    if node.op == "name" or (node.op == "mul" and all(arg.op == "name" for arg in node.args)):
-        return meaning(node.label or "".join(arg.label for arg in node.args))
-    return meaning(node.label) if node.op == "text" else None

@@ -165,12 +165,17 @@ def is_zero(difference: Callable[[int], Any], digits: Sequence[int]) -> bool:
 
     One that is not keeps its value as the digits grow; what is only rounding shrinks. So no tolerance is needed, and
     values as small as 1e-400 differ from zero and from each other.
+
+    Raises:
+        Unevaluable: the difference grows with the digits, as near tan(pi/2), where one side has no value.
     """
     before: Any = None
     for count in digits:
         now = difference(count)
         if before is not None and now != 0 and abs(now - before) < abs(now) * 1e-6:
             return False
+        if before and abs(now) > abs(before) * 1e6:
+            raise Unevaluable("it has a pole there")
         before = now
     return True
 

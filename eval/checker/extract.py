@@ -49,6 +49,14 @@ _OPENING: Final = re.compile(
 )
 
 
+_MIXED_IN_WORDS: Final = re.compile(  # 4 and 2/3
+    r"(-?\$?\d+)(?:\s+and\s+|\s*\\text\s*\{\s*and\s*\}\s*)(\d+\s*/\s*\d+|\\[dt]?frac\s*(?:\d\d|\{\d+\}\s*\{\d+\}))(\s.*)?",
+    re.DOTALL,
+)
+_GLOSS: Final = re.compile(r"(.*\S)\s+\([A-Za-z]{3,}(?:[ -][A-Za-z]+)*\)", re.DOTALL)  # 42 (forty-two)
+_IS: Final = re.compile(r".*\b(?:is|are)\s+((?:an?\s+)?[a-z]+)[.\s]*", re.IGNORECASE | re.DOTALL)
+
+
 def final_answers(completion: str) -> list[str]:
     """The answer that a completion ends on, as it is written there; none where none is found.
 
@@ -57,9 +65,10 @@ def final_answers(completion: str) -> list[str]:
     """
     text = _SPECIAL_TOKENS.sub(" ", completion)
     reasoning, end, after = text.rpartition("</think>")
-    if end:
-        return _answers(after) or _answers(reasoning)
-    return _answers(text)
+    found = (_answers(after) or _answers(reasoning)) if end else _answers(text)
+    found += [match[1] for answer in found if (match := _GLOSS.fullmatch(answer.strip(" .$")))]
+    mixed = [match for answer in found if (match := _MIXED_IN_WORDS.fullmatch(answer.strip(" .$")))]
+    return found + [f"{match[1]} {match[2]}{match[3] or ''}" for match in mixed]
 
 
 def gold_answers(gold: str) -> list[str]:
@@ -77,7 +86,10 @@ def _answers(text: str) -> list[str]:
     if answer is not None:
         return [answer]
     answer = _bare(whole)
-    return [] if answer is None else [answer] if answer == whole else [answer, whole]
+    if answer is None:
+        return []
+    says = _IS.fullmatch(whole)  # the function is odd
+    return list(dict.fromkeys([answer, whole, *([says[1]] if says else [])]))
 
 
 def _boxes(text: str) -> list[str]:

@@ -10,6 +10,7 @@ from dodona.eval.checker.prepare import prepared
 from dodona.eval.checker.symbols import (
     ACCENTS,
     CURRENCIES,
+    CURRENCY_CODES,
     DECORATIONS,
     FACES,
     FUNCTIONS,
@@ -23,7 +24,7 @@ from dodona.eval.checker.symbols import (
     SIGN_COMMANDS,
     TEXTS,
 )
-from dodona.eval.checker.units import SINGLE_LETTERS, is_unit
+from dodona.eval.checker.units import LETTERS_IN_TEXT, SINGLE_LETTERS, is_unit
 
 MOST_CHARACTERS = 1000
 MOST_TOKENS = 400
@@ -50,7 +51,8 @@ _MATCH: Final = re.compile(
     r"""
       (?P<space>(?:\s|~|\\[,;:!>\ ]|\$
         |\\(?:left|right|[bB]igg?[lrm]?|quad|qquad|displaystyle|textstyle|scriptstyle|limits|nolimits
-            |thinspace|enspace|mathop|mathrel|mathord|rm|bf|it|hfill)(?![A-Za-z])
+            |thinspace|enspace|mathop|mathrel|mathord|rm|bf|it|hfill
+            |[lL]arge|LARGE|[hH]uge|small|tiny|normalsize|footnotesize|scriptsize)(?![A-Za-z])
         |\\[hv]space\*?\{[^{}]*\}|\\\(|\\\)|\\\[|\\\](?!\s*\d*\.?\d+(?:pt|em|ex|mm)))+)
     | (?P<digits>(?=[A-F]*\d|[A-F]{2})[0-9A-F]*[A-F][0-9A-F]*(?=\s*_\s*\{?\s*(?:1[1-9]|2\d|3[0-6])\b))
     | (?P<repeating>(?P<whole>\d*)\.(?P<fixed>\d*)\\(?:overline|bar|dot)\s*(?:\{(?P<cycle>\d+)\}|(?P<digit>\d)))
@@ -183,6 +185,8 @@ class _Lexer:
         if len(word) == 1:
             measure = self.spaced and before is not None and before.kind == "number" and word in SINGLE_LETTERS
             self.put("unit" if measure and not self.text[self.at :].strip(" $") else "letter", word)
+        elif word in CURRENCY_CODES and before is None:
+            self.put("unit", word)
         elif lower in ("min", "max") and self.text[self.at : self.at + 1] == "(":
             self.put("command", lower)
         elif lower == "sec" and before is not None and before.kind == "number" and self.spaced:
@@ -283,6 +287,8 @@ class _Lexer:
         meaning = IN_TEXT.get(content.lower(), IN_TEXT.get(bare.lower()))
         if meaning is not None:
             self.plain(meaning)
+        elif bare in ("$", r"\$"):
+            self.put("unit", "$")
         elif joined := re.fullmatch(r"(.*\S)\s+(and|or)", content):  # \text{ cm and }
             self.words(joined[1], command)
             self.plain(IN_TEXT[joined[2]])
@@ -308,7 +314,7 @@ class _Lexer:
         if before is None or not (self.in_unit() or _ends_value(before)):
             return False
         if len(words) == 1:
-            return words in SINGLE_LETTERS and (command != "mathrm" or words not in ("e", "i"))
+            return words in LETTERS_IN_TEXT and (command != "mathrm" or words not in ("e", "i"))
         if before.kind == "letter" and not is_unit(words.split()[0]):
             return False
         return re.fullmatch(r"\(?[A-Za-z][A-Za-z /'^{}\d-]*\)?", words) is not None

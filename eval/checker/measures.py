@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from dodona.eval.checker.nodes import Node, negative, number, product
 from dodona.eval.checker.units import Measure, measure
 from dodona.eval.checker.values import symbols
+
+_EXPONENTS: Final = {number(n): n for n in (2, 3)} | {negative(number(n)): -n for n in (1, 2, 3)}
 
 
 def measured(node: Node) -> tuple[Node, Measure]:
@@ -45,8 +48,8 @@ def _factors(node: Node, power: int = 1) -> Iterator[tuple[Node, int]]:
             yield from _factors(arg, power)
     elif node.op == "inv":
         yield from _factors(node.args[0], -power)
-    elif node.op == "pow" and node.args[0].op == "name" and node.args[1] in (number(2), number(3)):
-        yield node.args[0], power * int(node.args[1].value or 1)
+    elif node.op == "pow" and node.args[0].op == "name" and (exponent := _EXPONENTS.get(node.args[1])) is not None:
+        yield node.args[0], power * exponent
     else:
         yield node, power
 

@@ -29,6 +29,7 @@ MOST_FAILED_STARTS = 3  # then it is not tried again
 METHOD: Final = "math-verify"
 
 READY: Final = "ready"
+NO_RESULT: Final = "no result"  # begins the reason where the time was over
 
 LONGEST = 400  # characters of an answer
 DEEPEST = 15  # brackets
@@ -138,7 +139,8 @@ class Pool:
     def _take(self) -> Worker:
         with self._lock:
             while self._idle:
-                worker = self._idle.pop(0)  # the one that had most time to start
+                worker = next((one for one in self._idle if one.ready), self._idle[0])  # else the one started first
+                self._idle.remove(worker)
                 if worker.alive:
                     return worker
         return Worker()
@@ -154,7 +156,7 @@ class Worker:
     """One process, which starts in the background; see worker.py for what it does."""
 
     def __init__(self) -> None:
-        self._ready = False
+        self.ready = False  # as far as somebody has waited for it
         self._failure: str | None = None
         self._received = b""
         path = [os.path.abspath(entry) for entry in sys.path]
@@ -184,9 +186,9 @@ class Worker:
         """
         if self._failure is not None:
             raise WorkerFailed(self._failure)
-        if not self._ready:
-            self._ready = self._line(START_SECONDS) == READY
-        if not self._ready:
+        if not self.ready:
+            self.ready = self._line(START_SECONDS) == READY
+        if not self.ready:
             self.kill()
             raise WorkerFailed("Math-Verify did not start")
 
@@ -205,7 +207,7 @@ class Worker:
         line = self._line(seconds)
         if not line:
             self.kill()
-            raise WorkerFailed(f"no result in {seconds:.1f} s" if line is None else "Math-Verify's process died")
+            raise WorkerFailed(f"{NO_RESULT} in {seconds:.1f} s" if line is None else "Math-Verify's process died")
         reply = json.loads(line)
         return Judgement(reply["equal"] is True, METHOD, str(reply["reason"]))
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from dodona.eval.checker.symbols import CHARACTERS, SUBSCRIPTS, SUPERSCRIPTS
+from dodona.eval.checker.symbols import CHARACTERS, ONES, SUBSCRIPTS, SUPERSCRIPTS, TENS
+from dodona.eval.checker.units import is_unit
+from dodona.eval.checker.words import spelt_fraction, spelt_number
 
 _CLOSING_MARKS: Final = re.compile(r"(?<!\\)[\s.,;:]+(?=(?:\$|\\\)|\\\]|\s)*$)")
 _ROW_GAP: Final = re.compile(r"(\\\\)\s*\[\s*-?\d*\.?\d+\s*(?:pt|em|ex|mm|cm)\s*\]")
@@ -20,7 +22,28 @@ _UNIT_FRACTION: Final = re.compile(
 )
 _TIME_OF_DAY: Final = re.compile(r"(?<=\d)(\s*[AaPp])\.\s?[Mm]\b\.?")
 _PLAIN_POWER: Final = re.compile(r"(?<=\d)(\s*(?:\\text\s*\{\s*)?(?:[cmkd]?m|in|ft|yd|mi))([23])(?![\d.])")  # 5 cm2
-_OUTWARD: Final = re.compile(r"\](-?[^\[\](){}]+,[^\[\](){}]+)\[")
+_LONGEST_SPELT: Final = 8  # words
+_BETWEEN_WORDS: Final = re.compile(r"(\s*,\s*(?:and\s+|or\s+)?|\s+(?:and|or)\s+)")
+_SIDE: Final = r"(?:[^\[\](),]|\([^()]*\))+"
+_INTERVAL: Final = re.compile(rf"(?:\\left\s*)?([\[\](])({_SIDE},{_SIDE}?)(?:\\right\s*)?([\[\])])")
+_OUTWARD: Final = re.compile(rf"(?:[A-Za-z]\s*\\in\s*)?{_INTERVAL.pattern}(?:\s*\\cup\s*{_INTERVAL.pattern})*")
+_LETTER_UNION: Final = re.compile(r"(?<=[\])])\s*U\s*(?=[\[(\]])")
+_NUMBER_WORD: Final = re.compile(rf"\b({'|'.join((*TENS, *ONES))})-(?=[a-z]{{3}})", re.IGNORECASE)
+_BASE_WORD: Final = re.compile(rf"(?<=\d)_\s*\{{\s*({'|'.join(sorted(ONES, key=len, reverse=True))})\s*\}}")
+_KIND_OF_ANSWER: Final = re.compile(  # the point (1, 2)
+    r"(?:\\text\s*\{\s*)?(?:the\s+)?(?:ordered\s+(?:pair|triple)|point|interval|vector|matrix|set|number|value)s?\s*\}?\s*"
+    r"(?=[\[({$\d]|\\(?:left|frac|\{|begin|langle|lbrace|\())",
+    re.IGNORECASE,
+)
+_ROUND_CYCLE: Final = re.compile(r"(?<![\d.)])(\d+\.)\((\d+)\)")  # 0.(3)
+_ALL_BUT: Final = re.compile(
+    r"(?:\\text\s*\{\s*)?all (?:real numbers|reals)(?: x)?,? except(?: for)?\s*\}?\s*"
+    r"(?:[a-z]\s*(?:=|\\neq?)\s*)?([^a-z]+)",
+    re.IGNORECASE,
+)
+_RATIO_IN_WORDS: Final = re.compile(r"(\d+)\s*(?:to|\\text\s*\{\s*to\s*\})\s*(\d+)")
+_US_DOLLARS: Final = re.compile(r"\bUSD?\s*(?=\\?\$)")
+_PRIMES: Final = re.compile(r"(-?[\d./]*\d)\s*('{1,2})")  # 6' is 6 feet, and 6'' are inches
 _SUPERSCRIPT: Final = re.compile(f"[{SUPERSCRIPTS}]+")
 _SUBSCRIPT: Final = re.compile(f"[{SUBSCRIPTS}]+")
 _SMALL: Final = str.maketrans(SUPERSCRIPTS + SUBSCRIPTS, "0123456789-+0123456789")
@@ -51,6 +74,39 @@ def prepared(text: str) -> str:
     text = _TIME_OF_DAY.sub(r"\1m", text)
     text = _PLAIN_POWER.sub(r"\1^\2", text)
     text = _LETTER_TIMES.sub(r"\\times ", _LETTER_DEGREES.sub(r"^\\circ ", text))
-    if outward := _OUTWARD.fullmatch(text):  # ]1, 2[
-        text = f"({outward[1]})"
+    text = _LETTER_UNION.sub(r"\\cup ", _KIND_OF_ANSWER.sub("", text, count=1) if _KIND_OF_ANSWER.match(text) else text)
+    if ("[" in text or "]" in text) and _OUTWARD.fullmatch(text):  # ]1, 2[
+        text = _INTERVAL.sub(_inward, text)
+    text = _BASE_WORD.sub(lambda match: f"_{{{ONES[match[1]]}}}", _NUMBER_WORD.sub(r"\1 ", text))
+    text = _RATIO_IN_WORDS.sub(r"\1:\2", text) if _RATIO_IN_WORDS.fullmatch(text) else text
+    text = _in_digits(text)
+    if except_for := _ALL_BUT.fullmatch(text):
+        text = rf"\mathbb{{R}}\setminus\{{{except_for[1]}\}}"
+    text = _US_DOLLARS.sub("", _ROUND_CYCLE.sub(r"\1\\overline{\2}", text))
+    if length := _PRIMES.fullmatch(text):
+        text = f"{length[1]} {('ft', 'in')[len(length[2]) - 1]}"
     return _SPACED_THOUSANDS.sub(lambda match: match[1] + match[2].replace(" ", ""), text)
+
+
+def _in_digits(text: str) -> str:
+    """With the numbers of "fifteen percent", "one and a half" and "two and three" in digits."""
+    if not text[:1].isalpha():
+        return text
+    if " and " in text and (whole := spelt_fraction(text)) is not None:
+        return str(whole)
+    items = _BETWEEN_WORDS.split(text)
+    if len(items) > 1 and None not in (values := [spelt_fraction(item) for item in items[::2]]):
+        return "".join(str(item if index % 2 else values[index // 2]) for index, item in enumerate(items))
+    pieces = text.split(" ")
+    for count in range(min(len(pieces) - 1, _LONGEST_SPELT), 0, -1):
+        if pieces[count].startswith("percent") or is_unit(pieces[count]):
+            value = spelt_number(" ".join(pieces[:count]))
+            if value is not None:
+                return " ".join([str(value), *pieces[count:]])
+    return text
+
+
+def _inward(match: re.Match[str]) -> str:
+    """The interval with round brackets where its own point outward."""
+    opening, inner, closing = match.groups()
+    return f"{'(' if opening == ']' else opening}{inner}{')' if closing == '[' else closing}"

@@ -252,6 +252,9 @@ class _Reader(Atoms):
             elif self.takes("circ"):
                 self.at -= 1
                 node = self.degree(node)
+            elif self.sees("_") and self.tokens[self.at - 1].text == ")" and (node.op, node.places) == ("number", None):
+                self.at += 1  # (101)_2
+                node = Node("based", (self.deeper(self.primary),), str(node.value))
             else:
                 break
         return node

@@ -38,10 +38,12 @@ SAME: Final = {
     "sim": "approx", "degree": "circ", "colon": ":", "lg": "log", "Reals": "R_set", "dotsc": "ldots", "dots": "ldots",
     "cdots": "ldots", "lparen": "(", "rparen": ")", "cosec": "csc", "arccosec": "arccsc", "exponentialE": "e",
     "nolimits": "", "i": "imath", "R": "R_set", "Z": "Z_set", "N": "N_set", "Vert": "|", "lVert": "|", "rVert": "|",
+    "sfrac": "frac", "nicefrac": "frac", "textdegree": "circ",
 }  # fmt: skip
 SIGN_COMMANDS: Final = {
     "leq": "<=", "geq": ">=", "lt": "<", "gt": ">", "neq": "!=", "times": "*", "cdot": "*", "div": "/", "colon": ":",
     "vert": "|", "mid": "|", "equiv": "=", "{": r"\{", "}": r"\}", "[": "[", "]": "]", ":": ":", "(": "(", ")": ")",
+    "cr": r"\\",
 }  # fmt: skip
 FUNCTIONS: Final = words(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch arsinh "
@@ -61,6 +63,11 @@ ONES: Final = {word: value for value, word in enumerate(_ONES)}
 TENS: Final = {word: 10 * value for value, word in enumerate(_TENS, 2)}
 SCALES: Final = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 ORDINALS: Final = words("st nd rd th")
+PARTS: Final = {  # of a fraction that is spelt out; most take an s for several
+    **{"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7},
+    **{"eighth": 8, "ninth": 9, "tenth": 10, "twelfth": 12, "hundredth": 100, "thousandth": 1000},
+}
+CURRENCY_CODES: Final = words("USD EUR GBP JPY INR")
 SUPERSCRIPTS: Final = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺"
 SUBSCRIPTS: Final = "₀₁₂₃₄₅₆₇₈₉"
 # In plain text these words are mathematics.

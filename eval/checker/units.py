@@ -51,7 +51,9 @@ _NAMES: Final[tuple[tuple[str, Fraction, str], ...]] = (
     ("force", Fraction(1), "N newton"),
     ("energy", Fraction(1), "J joule"),
     ("energy", Fraction(1000), "kJ kilojoule"),
-    ("charge", Fraction(1), "eV"),
+    ("energy", Fraction("1.602176634e-19"), "eV"),
+    ("charge", Fraction(1), "coulomb"),
+    ("resistance", Fraction(1), "ohm"),
     ("power", Fraction(1), "W watt"),
     ("voltage", Fraction(1), "V volt"),
     ("current", Fraction(1), "A amp ampere"),
@@ -85,8 +87,12 @@ class Measure(NamedTuple):
         """Whether both have units, and these measure different things, or count them."""
         if self.things and other.things and not self.things & other.things:
             return True
-        there = bool(self.dimensions or self.things) and bool(other.dimensions or other.things)
-        return there and self.dimensions != other.dimensions
+        return self.says and other.says and self.dimensions != other.dimensions
+
+    @property
+    def says(self) -> bool:
+        """Whether it says what is measured or counted."""
+        return bool(self.dimensions or self.things)
 
 
 def _table() -> dict[str, tuple[str, Fraction]]:
@@ -104,11 +110,13 @@ def _table() -> dict[str, tuple[str, Fraction]]:
 
 _KNOWN: Final = _table()
 SINGLE_LETTERS: Final = frozenset(word for word in _KNOWN if len(word) == 1 and word.isalpha())
+LETTERS_IN_TEXT: Final = SINGLE_LETTERS | {"C", "F", "H", "T"}  # coulomb, farad, henry, tesla; else these are variables
+_WORDS: Final = _KNOWN.keys() - SINGLE_LETTERS
 
 
 def is_unit(word: str) -> bool:
     """Whether a word is a unit that is known here, or says its power."""
-    return word in _KNOWN or word.lower() in _KNOWN.keys() - SINGLE_LETTERS or word in _COMPOUND or word in _POWERS
+    return word in _KNOWN or word.lower() in _WORDS or word in _COMPOUND or word in _POWERS
 
 
 def measure(label: str) -> Measure:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Final
 
-from dodona.eval.checker.symbols import CHARACTERS, FUNCTIONS, ONES, SCALES, TENS, TEXTS
+from dodona.eval.checker.symbols import CHARACTERS, FUNCTIONS, ONES, PARTS, SCALES, TENS, TEXTS
 
 _TEXT: Final = re.compile(rf"\\(?:{'|'.join(sorted(TEXTS, reverse=True))})\s*\{{([^{{}}]*)\}}")
 _SPACE: Final = re.compile(r"\\[,;:! ]|\\(?:q?quad|left|right)(?![A-Za-z])|\\[()\[\]]|~|\$")
@@ -15,7 +16,7 @@ _PIECE: Final = re.compile(
 )
 _BETWEEN: Final = re.compile(r"[\s.,;:'\"&?]*", re.ASCII)
 _MATHEMATICS: Final = FUNCTIONS | {"sqrt", "infinity", "theta", "alpha", "beta"}
-_OPENING: Final = re.compile(r"(?:(?:it is|on|at) )?", re.IGNORECASE)
+_OPENING: Final = re.compile(r"(?:(?:it is|there (?:is|are)|on|at) )?", re.IGNORECASE)
 _ARTICLE: Final = re.compile(r"\b(?:an?|the|and) (?=[a-z]{3})", re.IGNORECASE)
 _SYNONYMS: Final = {
     **dict.fromkeys(
@@ -57,7 +58,9 @@ def spelt_number(words: str) -> int | None:
     if pieces[:1] in (["minus"], ["negative"]) and len(pieces) > 1:
         value = spelt_number(" ".join(pieces[1:]))
         return None if value is None else -value
-    for piece in pieces:
+    for before, piece in zip(["", *pieces], pieces, strict=False):
+        if piece == "and" and before in SCALES:  # one hundred and five
+            continue
         if piece in SCALES and last:
             last *= SCALES[piece]
             if SCALES[piece] > 100:
@@ -69,3 +72,18 @@ def spelt_number(words: str) -> int | None:
         else:
             return None
     return total + last if pieces else None
+
+
+def spelt_fraction(words: str) -> Fraction | None:
+    """The number that is spelt out, also a fraction, as in "two thirds" or "one and a half"; None where it is none."""
+    whole = spelt_number(words)
+    if whole is not None:
+        return Fraction(whole)
+    before, joined, rest = words.lower().replace("-", " ").rpartition(" and ")
+    *pieces, part = rest.split() or [""]
+    below = PARTS.get(part, PARTS.get(part.removesuffix("s")))
+    above = 1 if pieces in ([], ["a"]) else spelt_number(" ".join(pieces))
+    added = spelt_number(before) if joined else 0
+    if below is None or above is None or added is None or (not pieces and not joined and part != "half"):
+        return None
+    return added + Fraction(above, below)

@@ -63,6 +63,11 @@ def variant_name(arm: str, switches: Sequence[str]) -> str:
     return f"[{NOT_VALID}; {', '.join(switches)}] {arm}" if switches else arm
 
 
+def is_variant(arm: str | None) -> bool:
+    """Whether an arm of this name was written with such switches, and so is no valid measure."""
+    return arm is not None and arm.startswith(f"[{NOT_VALID}")
+
+
 def effective(switches: Iterable[str], *, alone: bool) -> tuple[str, ...]:
     """Those of the switches that change what an arm writes; ``alone``: one model writes it, so nothing is handed on."""
     return tuple(switch for switch in switches if switch in WRITTEN and not (alone and switch == STRIP))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dodona.engine.errors import DodonaError
+from dodona.eval.compat.switches import NOT_VALID, is_variant
 from dodona.eval.recorded import Asked, Experiment, RecordedArm
 from dodona.eval.report.contrast import Contrast, contrast
 from dodona.eval.rows import Level
@@ -175,7 +176,10 @@ def _with_pooled(arms: Sequence[RecordedArm]) -> Iterator[list[RecordedArm]]:
 
 
 def _begun(experiment: Experiment) -> list[RecordedArm]:
-    return [arm for arm in experiment.arms if experiment.rows.get(arm.name)]
+    found = [arm for arm in experiment.arms if experiment.rows.get(arm.name)]
+    if not found and experiment.compat_rows:
+        raise DodonaError(f"the records of {experiment.files[0]} are {NOT_VALID}, and are not compared")
+    return found
 
 
 def _named(arms: Sequence[RecordedArm], name: str | None, side: str, option: str) -> RecordedArm:
@@ -183,6 +187,8 @@ def _named(arms: Sequence[RecordedArm], name: str | None, side: str, option: str
         if len(arms) != 1:
             raise DodonaError(f"{side} has {_listed(arms)}: name one of these arms with {option}")
         return arms[0]
+    if is_variant(name):
+        raise DodonaError(f"{side} has no arm {name!r} to compare: it is no valid measure")
     wanted = "".join(name.split())
     for arm in arms:
         if "".join(arm.name.split()) == wanted:

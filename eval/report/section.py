@@ -183,7 +183,10 @@ def _notes(experiment: Experiment, lines: Sequence[Line], asked: int | None) -> 
     if not any(line.arm.base_alone for line in lines):
         notes.append("no arm is the base alone (c=0), so there is nothing to compare the others with")
     if others := sum(map(len, experiment.compat_rows.values())):
-        notes.append(f"{others} more records are {NOT_VALID}; they are in the table of that name and nowhere else")
+        begun = any(experiment.rows.values())
+        where = "in the table of that name and nowhere else"
+        where = where if begun else "shown beside honest ones, which are not here"
+        notes.append(f"{others} more records are {NOT_VALID}; they are {where}")
     for name, values in (("versions of dodona", experiment.dodona), ("commits", experiment.commits)):
         if len(values) > 1:
             notes.append(f"written by several {name}: {', '.join(values)}")

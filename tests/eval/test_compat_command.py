@@ -168,6 +168,20 @@ def test_single_switches_run_what_they_need_and_no_more(cli: Callable[..., Outco
     assert [r["counted"] for r in section["compat"]["ladders"][1]["rungs"]][:4] == names
 
 
+def test_an_analysis_of_signals_leaves_the_variants_out(cli: Callable[..., Outcome], tmp_path: Path) -> None:
+    """Their traces lie beside the honest ones; pooled with them they would be half of every table."""
+    place = tmp_path / "runs"
+    command = ("eval", *GRID, "--num-samples", "2", "--output-dir", place, "--trace", "--oracle-tail")
+    assert cli(*command, "--compat", "strip,no-end")[0] == 0
+    code, out, err = cli("analyze", place, "--json", "--resamples", "20")
+    assert code == 0, err
+    (study,) = json.loads(out)["studies"]
+    assert study["runs"] == 4 and "no-end" not in json.dumps(study["arms"])
+    named = variant_name(HONEST, ("strip",))
+    (study,) = json.loads(cli("analyze", place, "--json", "--resamples", "20", "--arm", named)[1])["studies"]
+    assert study["runs"] == 2 and NOT_VALID in json.dumps(study["arms"])
+
+
 def test_grading_again_keeps_a_text_that_nothing_ended(cli: Callable[..., Outcome], tmp_path: Path) -> None:
     """`dodona grade` knows truncation as well, and would make all of them wrong."""
     place = tmp_path / "r.jsonl"

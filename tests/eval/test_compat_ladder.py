@@ -162,6 +162,17 @@ def test_an_honest_number_is_the_same_with_and_without_variants(
     assert ladders["label"] == NOT_VALID and list(ladders["switches"]) == EVERYTHING
 
 
+def test_variants_that_lag_behind_take_no_problem_from_the_honest_arms(
+    cli: Callable[..., Outcome], whole: Path, tmp_path: Path
+) -> None:
+    """With --common, as while a grid runs: variants are written last, and would leave nothing to show."""
+    lines = [json.loads(line) for line in whole.read_text().splitlines()]
+    late = [line for line in lines if "compat" not in line or line["problem_id"] == "p0"]
+    path = write_lines(tmp_path / "late.jsonl", late)
+    (report,) = json.loads(cli("report", "--common", "--json", path)[1])["experiments"]
+    assert report["problems"] == 10 and report["arms"][0]["n"] == 10
+
+
 def test_a_switch_for_which_nothing_was_run_is_left_out(tmp_path: Path) -> None:
     """A line over no records would say 0 %, or that the switch changes nothing."""
     lines = [record(arm, problem(i), "correct" if i < 3 else "wrong") for arm in (ARM, OTHER, BASE) for i in range(6)]
@@ -222,7 +233,20 @@ def test_the_label_stands_wherever_something_of_it_is_shown(
 def test_compare_refuses_to_take_a_variant_for_an_arm(cli: Callable[..., Outcome], whole: Path) -> None:
     """A paired test against texts that were mangled on purpose says nothing of the arms."""
     code, _, err = cli("compare", whole, "--arm-a", ARM.name, "--arm-b", variant_name(ARM.name, [STRIP]))
-    assert code == 2 and "has no arm" in err
+    assert code == 2 and "it is no valid measure" in err
+
+
+def test_variants_alone_are_neither_compared_nor_shown_as_arms(
+    cli: Callable[..., Outcome], whole: Path, tmp_path: Path
+) -> None:
+    """A file of them, taken out of its folder, still says what it is."""
+    lines = [json.loads(line) for line in whole.read_text().splitlines()]
+    alone = write_lines(tmp_path / "variants.jsonl", [line for line in lines if "header" in line or "compat" in line])
+    code, _, err = cli("compare", whole, alone)
+    assert code == 2 and f"{NOT_VALID}, and are not compared" in err
+    code, out, _ = cli("report", alone)
+    assert code == 0 and "30 more records are compat: not a valid measure" in out and "which are not here" in out
+    assert "%" not in out[: out.index("Accuracy")] and " 0 records" in out
 
 
 # --- the interval where runs are dropped ---

@@ -216,6 +216,21 @@ def test_a_hang_costs_its_limit_and_the_next_answer_is_graded() -> None:
     assert check(r"\int_0^1 x\,dx", r"\frac12").correct
 
 
+def test_an_answer_with_several_readings_has_one_limit_for_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two boxes may be one answer or two: each reading that hangs would cost the whole limit again."""
+    asked = []
+
+    def hang(self: pool.Pool, gold: str, answer: str, seconds: float) -> grading.Judgement:
+        asked.append((answer, seconds))
+        return grading.Judgement(False, pool.METHOD, f"{pool.NO_RESULT} in {seconds:.1f} s")
+
+    monkeypatch.setattr(pool.Pool, "equal", hang)
+    text = rf"Either $\boxed{{{HANGS}}}$ or $\boxed{{2 {HANGS}}}$"
+    assert len(grading.final_answers(text)) == 2
+    assert not check(text, "5").correct
+    assert len(asked) == 1 and asked[0][1] <= grading.SECONDS
+
+
 def test_several_threads_may_ask_at_once() -> None:
     """Replies must not be mixed up, and mpmath's precision is shared by threads unless each has its own."""
     questions = [(rf"\sum_{{k=1}}^{{{n}}} k", str(n * (n + 1) // 2 + wrong)) for n in range(3, 9) for wrong in (0, 1)]

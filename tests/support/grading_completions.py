@@ -278,5 +278,13 @@ CHOICES: list[tuple[str, str | None]] = [
     (r"The best answer is C: \boxed{12}", "C"),
     (r"\boxed{A}. The best answer is C.", "C"),
     (r"Thus the answer is \textbf{(E)}", "E"),
+    ("Choice B", "B"),
+    ("It's B.", "B"),
+    ("So it is (B)", "B"),
+    ("Answer\nB", "B"),
+    ("## Final answer\n\n**(C)**", "C"),
+    ("The answer\nA good one is hard to find", None),
+    ("It is a matter of taste", None),
+    ("It's Boron.", None),
     ("", None),
 ]

@@ -1563,4 +1563,102 @@ PAIRS: dict[str, tuple[Case, ...]] = {
         Case("1:4", ("1:4", "1/4", "2:8", "1 : 4", r"\frac14"), ("4:1", "4", "14", "1:5", "1:40")),
         Case("5:3", ("5/3",)),
     ),
+    "numbers in words": (
+        Case("0.5", ("one half", "half", "a half", "one-half", r"\text{one half}"), ("two halves", "one", "one third")),
+        Case(r"\frac{2}{3}", ("two thirds", "two-thirds"), ("one third", "three halves", "two third parties")),
+        Case(r"\frac14", ("one quarter", "one fourth", "a quarter"), ("three quarters", "fourth", "quarter to three")),
+        Case("1.5", ("one and a half",), ("one, a half", "one half", "one and a third")),
+        Case("42", ("forty-two", "Forty two", "forty two"), ("forty-three", "twenty-four", "forty", "two")),
+        Case("105", ("one hundred and five", "one hundred five"), ("one hundred", "one hundred, five")),
+        Case("2,3", ("two and three", "2 and 3"), ("2/3", "two thirds", "23")),
+        Case(r"15\%", ("fifteen percent", "15 percent", "fifteen"), ("fifty percent", "fifty")),
+        Case(r"\$20", ("twenty dollars",), ("twenty cents", "twelve dollars")),
+        Case(r"\frac{14}{3}", ("4 and 2/3", r"4\text{ and }\frac23"), ("4 and 1/3", "4, 2/3", "14 and 1/3")),
+        Case("2:3", ("2 to 3", r"2 \text{ to } 3"), ("3 to 2", "2 to 4")),
+    ),
+    "quantities in parts": (
+        Case(
+            r"1.5\text{ hours}",
+            ("1 hour and 30 minutes", "1 hour, 30 minutes", "1 hour 30 minutes", "90 min"),
+            ("1 hour and 50 minutes", "1 hour or 30 minutes", "30 minutes and 1 hour", "1.5 and 30 minutes"),
+        ),
+        Case(r"70\text{ inches}", ("5 feet and 10 inches", "5 feet 10 inches"), ("5 feet and 11 inches", "510 inches")),
+        Case(r"\$4.50", ("4 dollars and 50 cents",), ("4 dollars and 5 cents", "4 dollars, 50 euros")),
+        Case(r"8\text{ cm},6\text{ cm}", ("6 cm, 8 cm",), ("8.6 cm", "14 cm", "86 mm")),
+        Case(r"6\text{ feet}", ("6'", "6 ft"), ("6''", "6 in")),
+        Case(r"12\text{ inches}", ("12''", "1 foot"), ("12'", "12 feet")),
+        Case(r"9.8\text{ m/s}^2", ("9.8 m s^{-2}", "9.8 m/s²"), ("9.8 m s^{-1}", "9.8 m s^2")),
+        Case(r"\$36", ("USD 36", r"US\$36", r"\text{\$}36", "36 USD"), ("EUR 36", "36 cents", "USD 63")),
+        Case(
+            r"1.6\times10^{-19}\text{ C}", ("1.6e-19", r"1.6\times10^{-19}"), (r"1.6\times10^{-19}\text{ kg}", "1.6e19")
+        ),
+    ),
+    "sets by a rule": (
+        Case(
+            "[2,5)",
+            (r"\{x \in \mathbb{R} : 2 \le x < 5\}", r"\{x\in\mathbb{R}\mid 2\le x<5\}", "[2,5[", r"\{x: x\ge2, x<5\}"),
+            (r"\{x \in \mathbb{Z} : 2 \le x < 5\}", r"\{x : 2 < x < 5\}", "]2,5[", "]2,5]", "[2,5]"),
+        ),
+        Case(
+            r"(-\infty,0]\cup[4,\infty)",
+            (
+                r"\{x : x \le 0 \text{ or } x \ge 4\}",
+                "(-inf, 0] U [4, inf)",
+                r"]-\infty,0]\cup[4,\infty[",
+                "x<=0 or x>=4",
+            ),
+            (r"\{x : x \le 0 \text{ and } x \ge 5\}", "(-inf, 0) U (4, inf)", r"]-\infty,0[\cup]4,\infty[", "[0,4]"),
+        ),
+        Case(r"(1,\infty)", (r"\{x : x>1 \text{ or } x>3\}",), (r"\{x : x>1, x>3\}", r"\{x : x>3\}")),
+        Case(r"\mathbb{R}\setminus\{2\}", ("all real numbers except 2", r"x\ne 2"), ("all real numbers", "2")),
+        Case("S=\\{1,2\\}", (r"\{2,1\}", "1,2", r"S = \{1, 2\}"), (r"\{1,3\}", "(1,2)", "T=1")),
+        Case(
+            r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+            ("[[1,2],[3,4]]", r"\begin{pmatrix}1&2\cr3&4\end{pmatrix}"),
+            ("[[1,3],[2,4]]", "[1,2,3,4]", "((1,2),(3,4))"),
+        ),
+        Case(
+            "(2,5)",
+            ("the point (2,5)", r"\text{the point }(2,5)", "Point (2, 5)"),
+            ("the point (5,2)", "the set {2,5}"),
+        ),
+    ),
+    "values of several names": (
+        Case(
+            "x=1,y=2", ("1,2", "(1,2)", "y=2,x=1", "1 and 2", "x=1 and y=2"), ("2,1", "(2,1)", r"\{1,2\}", r"S=\{1,2\}")
+        ),
+        Case("y=2,x=1", ("(1,2)", "1,2", "2,1"), ("(2,1)",)),
+        Case("x_1=1,x_2=2", ("2,1", "1,2", r"\{1,2\}"), ("1,1",)),
+        Case("a=3, b=4, c=5", ("3,4,5", "(3,4,5)"), ("3,5,4", "5,4,3", "3,4")),
+        Case("20 m", ("20",), (r"20\%", "20 s")),
+        Case(r"20\%", ("20", r"20\%\text{ of students}"), ("20 m", r"20\text{ students}", r"20^\circ")),
+    ),
+    "values that are none": (
+        Case(r"\tan\frac{\pi}{2}", (r"\tan\frac{\pi}{2}", r"\tan(\frac{\pi}{2})"), ("0", "8", "1", r"\infty+1", "x")),
+        Case(
+            "7", ("7",), (r"\tan\frac{\pi}{2}", r"\frac{1}{\sin\pi}", r"\sec\frac{\pi}{2}", r"\csc 0", r"\frac{7}{0}")
+        ),
+        Case("x^2", ("x^2",), (r"\tan\frac{\pi}{2}", r"x^2+\frac{1}{\sin 2\pi}", r"\frac{x^2}{\cos 90^\circ}")),
+        Case("0", (r"\cos\frac{\pi}{2}", r"\sin\pi"), (r"\cot 0", r"\frac{1}{\cos\frac{\pi}{2}}", r"\log 0")),
+        Case(r"\frac{\sin\pi}{\pi}", ("0",), ("1",)),
+        Case("1", (r"\frac{\sin 1}{\sin 1}", r"\tan 45^\circ", r"\sin\frac{\pi}{2}"), (r"\tan 90^\circ",)),
+    ),
+    "more dress": (
+        Case(r"\frac12", (r"\sfrac{1}{2}", r"\nicefrac{1}{2}"), (r"\sfrac{2}{1}",)),
+        Case(r"60^\circ", (r"60\textdegree", "60°"), (r"6\textdegree",)),
+        Case("5", (r"\large 5", r"\Huge 5", "5 (five)", "5 (approximately)"), (r"\large 6", "6 (five)")),
+        Case(r"\frac13", ("0.(3)", r"0.\overline{3}"), ("0.3", "0.(6)", "0(3)")),
+        Case("1010_2", ("(1010)_2", "1010_{two}", r"1010_{\text{two}}"), ("(1011)_2", "(1010)_3", "1010_{three}")),
+        Case(
+            r"\text{no solution}", ("There is no solution", "There are no real solutions"), ("There is one solution",)
+        ),
+        Case(
+            r"\text{odd}", ("The function is odd.", "It is odd", "an odd"), ("The function is not odd.", "It is oddly")
+        ),
+        Case(
+            r"\text{Saturday}",
+            ("The day is Saturday.", "It is Saturday."),
+            ("The day is not Saturday.", "It is Sunday."),
+        ),
+    ),
 }

@@ -5,9 +5,7 @@ The same traces give the same files, byte for byte, under the same version of ma
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
@@ -18,10 +16,9 @@ from dodona.eval.analysis.curves import groups, recall_points, roc_points
 from dodona.eval.analysis.disagreement import DisagreementMap, Grid
 from dodona.eval.analysis.signal_table import SignalTable
 from dodona.eval.analysis.study import Study
-from dodona.eval.report.plots import Picture, check_matplotlib
+from dodona.eval.report.picture import Picture, check_matplotlib, filled
 
 Array = np.ndarray[Any, Any]
-Draw = Callable[[Any], None]
 
 _POINTS: Final = 400  # of a curve
 _AGREE, _DIFFER = "#8fb4d8", "#c8553d"
@@ -38,50 +35,20 @@ def draw(study: Study) -> list[Picture]:
     tables = [table for table in study.tables if any(row.ranking for row in table.signals)]
     if tables:
         width = 3.0 + 3.2 * len(tables)
-        pictures.append(_picture("auroc", "AUROC of each signal", (width, 3.6), lambda f: _forest(f, tables)))
+        pictures.append(filled("auroc", "AUROC of each signal", (width, 3.6), lambda f: _forest(f, tables)))
         for name, title, points in (
             ("roc", "ROC curves", roc_points),
             ("recall", "Positives found by consult rate", recall_points),
         ):
             pictures.append(
-                _picture(name, title, (width, 3.9), partial(_curves, study=study, tables=tables, points=points))
+                filled(name, title, (width, 3.9), partial(_curves, study=study, tables=tables, points=points))
             )
     if (found := study.disagreements) is not None:
-        pictures.append(_picture("entropy", "Disagreement by entropy", (8.4, 3.4), lambda f: _by_entropy(f, found)))
+        pictures.append(filled("entropy", "Disagreement by entropy", (8.4, 3.4), lambda f: _by_entropy(f, found)))
         if (grid := found.grid) is not None and grid.counts.any():
             title = f"Entropy by {grid.measure}"
-            pictures.append(_picture("map", title, (6.4, 4.4), lambda f: _heat(f, grid)))
+            pictures.append(filled("map", title, (6.4, 4.4), lambda f: _heat(f, grid)))
     return pictures
-
-
-def _picture(name: str, title: str, size: tuple[float, float], fill: Draw) -> Picture:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of characters that the font lacks
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(
-            {
-                "svg.hashsalt": "dodona",
-                "font.size": 9,
-                "axes.titlesize": 9,
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "axes.grid": True,
-                "grid.color": "#e4e4e4",
-                "grid.linewidth": 0.6,
-                "axes.axisbelow": True,
-                "legend.frameon": False,
-            }
-        )
-        figure = Figure(figsize=size, layout="constrained")
-        fill(figure)
-        svg, png = io.BytesIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.set_layout_engine("none")  # found once, it holds for the other format too
-        figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
-    return Picture(name, title, svg.getvalue(), png.getvalue())
 
 
 def _forest(figure: Any, tables: Sequence[SignalTable]) -> None:
@@ -188,3 +155,6 @@ def _heat(figure: Any, grid: Grid) -> None:
     axes.set_ylabel(f"{measure}, nats")
     axes.grid(False)
     figure.colorbar(image, ax=axes, label="positions")
+
+
+_picture = filled  # TEMP

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from dodona.engine.result import json_number
-from dodona.eval.analysis.figures import _picture
 from dodona.eval.causal.change_tables import Bins, Summary, tables
 from dodona.eval.causal.page import framed, mark
-from dodona.eval.report.page import escaped
-from dodona.eval.report.plots import Picture
+from dodona.eval.report.html import escaped
+from dodona.eval.report.picture import Picture, filled
 
 MOST: Final = 300  # consults shown
 _HELPS, _HURTS = "#0072b2", "#d55e00"
@@ -54,9 +52,7 @@ def _drawn(bins: Bins) -> Picture:
         axes.set_ylabel("% of the consults")
         axes.legend(loc="best")
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return _picture("bins", f"What consults change, by {bins.signal}", (6.2, 3.8), fill)
+    return filled("bins", f"What consults change, by {bins.signal}", (6.2, 3.8), fill)
 
 
 def _texts(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -11,12 +11,11 @@ import numpy as np
 
 from dodona.engine.tokenizer import Tokenizer
 from dodona.eval.analysis.disagreement import EDGES
-from dodona.eval.analysis.figures import _picture
 from dodona.eval.causal.page import asked, framed, mark
 from dodona.eval.causal.wrong import Search, Wrong
 from dodona.eval.causal.wrong_tables import LINES, gathered, tables
-from dodona.eval.report.page import escaped
-from dodona.eval.report.plots import Picture
+from dodona.eval.report.html import escaped
+from dodona.eval.report.picture import Picture, filled
 
 Array = np.ndarray[Any, Any]
 
@@ -50,9 +49,9 @@ def page(found: Search, tokenizer: Tokenizer, rows: Sequence[Mapping[str, Any]],
 
 
 def _pictures(cases: Sequence[Wrong]) -> Iterator[Picture]:
-    yield _picture("entropy", "Entropy of the causal and of other tokens", (6.2, 3.8), lambda f: _by_entropy(f, cases))
-    yield _picture("around", "Entropy around the causal token", (6.2, 3.8), lambda f: _around(f, cases))
-    yield _picture("place", "Where in its text the causal token stands", (6.2, 3.4), lambda f: _place(f, cases))
+    yield filled("entropy", "Entropy of the causal and of other tokens", (6.2, 3.8), lambda f: _by_entropy(f, cases))
+    yield filled("around", "Entropy around the causal token", (6.2, 3.8), lambda f: _around(f, cases))
+    yield filled("place", "Where in its text the causal token stands", (6.2, 3.4), lambda f: _place(f, cases))
 
 
 def _by_entropy(figure: Any, cases: Sequence[Wrong]) -> None:

@@ -82,7 +82,7 @@ def add_resampling_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read, compute, write and print."""
     if args.html or args.plots:  # before anything is read
-        from dodona.eval.report.plots import check_matplotlib
+        from dodona.eval.report.picture import check_matplotlib
 
         check_matplotlib("--plots" if args.plots else "--html")
     files = find_files(args.paths, say)

@@ -51,7 +51,7 @@ def check_pictures(args: argparse.Namespace) -> None:
         DodonaError: there is no matplotlib.
     """
     if args.html:
-        from dodona.eval.report.plots import check_matplotlib
+        from dodona.eval.report.picture import check_matplotlib
 
         check_matplotlib("--html")
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from dodona.engine.records import encode_record
 from dodona.eval.report.csv_files import write_report
 from dodona.eval.report.page import write_page
-from dodona.eval.report.plots import check_matplotlib, draw, write_plots
+from dodona.eval.report.picture import check_matplotlib
+from dodona.eval.report.plots import draw, write_plots
 from dodona.eval.report.section import Section, sections
 from dodona.eval.report.table import plain, text_lines
 from dodona.eval.report.tables import section_tables

@@ -1,8 +1,4 @@
-"""One page of all pairs with filters, and the tables above them; nothing is loaded from elsewhere.
-
-Every text is escaped, and the page forbids itself all but its own style and scripts, so that nothing in an answer can
-run or reach the network when the page is read.
-"""
+"""One page of all pairs with filters, and the tables above them; nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -10,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import dodona.eval.report.page as report_page
 from dodona import __version__
 from dodona.eval.judge.log import verdict_text
 from dodona.eval.judge.results import Rated
 from dodona.eval.judge.study import Judged
 from dodona.eval.judge.tables import judge_tables
-from dodona.eval.recover.examples import as_json
-from dodona.eval.report.page import _digest, _list, _table, escaped
+from dodona.eval.report import html
+from dodona.eval.report.html import escaped
 from dodona.eval.report.table import definitions
 
 MOST: Final = 2000  # pairs of a judge on the page
@@ -46,11 +41,6 @@ def page(
         judged: by judge, the pairs to show; the first ``most`` of each are.
         facts: the configuration.
     """
-    shared, own = Path(report_page.__file__).parent, Path(__file__).parent
-    style = _text(shared / "page.css") + _text(own / "pairs.css")
-    scripts = [_text(shared / "page.js"), _text(own / "pairs.js")]
-    allowed = " ".join(f"'{_digest(script)}'" for script in scripts)
-    policy = f"default-src 'none'; style-src '{_digest(style)}'; script-src {allowed}"
     tables = judge_tables(ratings)
     rows = [_row(name, one) for name, pairs in judged.items() for one in pairs[:most]]
     cut = max((len(pairs) for pairs in judged.values()), default=0) > most
@@ -59,28 +49,22 @@ def page(
         f'<select data-of="{name}" aria-label="{name}"><option value="">{label}</option></select>'
         for name, label in _FILTERS.items()
     )
-    parts = [
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escaped(title)}</title>\n<style>{style}</style>\n</head>\n<body>",
-        f"<h1>{escaped(title)}</h1>",
-        f'<p class="soft">Report by dodona {escaped(__version__)}. Intervals are 95 % intervals. The denominator is '
-        "every pair that was asked for.</p>",
+    lead = f"Report by dodona {__version__}. Intervals are 95 % intervals. The denominator is every pair asked for."
+    body = [
         f"<p>A: {escaped(names[0])}<br>B: {escaped(names[1])}</p>",
-        *(f'<p class="note">{escaped(note)}</p>' for note in notes),
-        *(f"<h3>{escaped(table.title)}</h3>\n{_table(table)}" for table in tables),
+        *map(html.note, notes),
+        *map(html.titled_table, tables),
         f'<section id="pairs"><h2>Pairs</h2><p class="soft">Both answers to each question, and the verdict.{some}</p>'
         f'<div class="controls">{selects}<input id="pair-search" type="search" placeholder="Search" '
         f'aria-label="Search"><button id="pair-back" type="button">Back</button>'
         f'<button id="pair-on" type="button">On</button><span id="pair-tally"></span></div>'
         f'<div id="pair-list"></div></section>',
-        f'<script type="application/json" id="rows">{as_json(rows)}</script>',
-        f"<h2>What the columns mean</h2>\n{_list(definitions(tables))}",
-        f"<details><summary>Configuration and versions</summary>{_list(facts)}</details>",
-        *(f"<script>{script}</script>" for script in scripts),
+        f'<script type="application/json" id="rows">{html.as_json(rows)}</script>',
+        html.meanings(definitions(tables)),
+        html.folded("Configuration and versions", html.listing(facts)),
     ]
-    return "\n".join([*parts, "</body>\n</html>\n"])
+    own = Path(__file__).parent
+    return html.document(title, lead, body, styles=[own / "pairs.css"], scripts=[own / "pairs.js"])
 
 
 def _row(judge: str, judged: Judged) -> dict[str, Any]:
@@ -99,7 +83,3 @@ def _row(judge: str, judged: Judged) -> dict[str, Any]:
         "said": verdict_text(judged),
         "wrote": [None if verdict is None else verdict.text for verdict in judged.verdicts],
     }
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")

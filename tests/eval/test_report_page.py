@@ -16,7 +16,7 @@ import pytest
 from sample_runs import BASE, ORACLE, SampleArm, grid, header, problem, record, rising, write_lines, write_runs
 
 from dodona.cli import main
-from dodona.eval.report.page import escaped
+from dodona.eval.report.html import escaped
 from dodona.eval.report.panels import FIGURES, Figure, make_canvas
 from dodona.eval.report.plots import draw, write_plots
 from dodona.eval.report.section import Section, make_section

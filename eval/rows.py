@@ -59,7 +59,7 @@ def row_of(record: Mapping[str, Any]) -> Row:
     Raises:
         KeyError, TypeError, ValueError: something else wrote it.
     """
-    outcome = _outcome(record)
+    outcome = outcome_of(record)
     ledger = record["ledger"]
     answer = record["parsed_answer"]
     cost = Cost(
@@ -92,7 +92,8 @@ def row_of(record: Mapping[str, Any]) -> Row:
     )
 
 
-def _outcome(record: Mapping[str, Any]) -> str:
+def outcome_of(record: Mapping[str, Any]) -> str:
+    """How tables count a run: correct, wrong, unparsed, truncated or failed."""
     if record["error"] is not None or record["finish_reason"] in ("error", "cancelled"):
         return "failed"
     if cut_off(record):

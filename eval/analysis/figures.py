@@ -155,6 +155,3 @@ def _heat(figure: Any, grid: Grid) -> None:
     axes.set_ylabel(f"{measure}, nats")
     axes.grid(False)
     figure.colorbar(image, ax=axes, label="positions")
-
-
-_picture = filled  # TEMP

@@ -54,11 +54,3 @@ def _section(
     yield html.figures(pictures, wide=rules > 1)
     yield from map(html.titled_table, tables)
     yield html.folded("Configuration, versions and files", html.listing(html.experiment_facts(experiment)))
-
-
-from dodona.eval.report.html import _digest, bare_table as _table, listing as _list  # noqa  # TEMP
-import base64 as _b  # noqa  # TEMP
-
-
-def _data_uri(svg: bytes) -> str:  # TEMP
-    return f"data:image/svg+xml;base64,{_b.b64encode(svg).decode('ascii')}"

@@ -55,6 +55,3 @@ def draw(section: Section, figures: Sequence[Figure] = FIGURES) -> list[Picture]
     if section.ladders:
         pictures.append(drawn(ladder.NAME, ladder.HEADING, partial(ladder.ladder_canvas, section)))
     return pictures
-
-
-_picture = drawn  # TEMP

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -39,14 +40,20 @@ COMMANDS: dict[str, Command | Group] = {
     "grade": Command("dodona.eval.commands.grade", "grade records again, or any predictions, without generating"),
     "analyze": Command("dodona.eval.commands.analyze", "which signal of the base says when to consult, from traces"),
     "replay": Command("dodona.eval.commands.replay", "what a trigger would have done on recorded traces"),
+    "causal": Command("dodona.eval.commands.causal", "the token at which the base's wrong texts went wrong"),
+    "forks": Command("dodona.eval.commands.forks", "what single consults change: runs on with them and without"),
     "sweep": Command("dodona.eval.commands.sweep", "run a study from a file: models x tasks x a grid"),
     "recover": Command("dodona.eval.commands.recover", "how often a strong model comes back from a wrong prefix"),
+    "diversity": Command("dodona.eval.commands.diversity", "what many samples buy, and how to choose among them"),
+    "placebo": Command("dodona.eval.commands.placebo", "a trigger beside random twins, its own base, and hindsight"),
+    "judge": Command("dodona.eval.commands.judge", "whose answers are better: pairs judged in both orders"),
     "view": Command("dodona.eval.commands.view", "a page that shows runs token by token"),
     "demo": Command("dodona.eval.commands.demo", "show what it does, on models that come with it"),
     "env": Command("dodona.eval.commands.env", "versions, devices, and whether two models would fit"),
     "bench": Group(
         "measure speed on this machine",
         {
+            "all": Command("dodona.bench.commands.all", "latency, throughput, profile, peers and scaling, one by one"),
             "ops": Command("dodona.bench.commands.ops", "check and time every kernel, or tune its block sizes"),
             "peers": Command("dodona.bench.commands.peers", "beside transformers and an HTTP server"),
             "decode": Command("dodona.bench.commands.decode", "decode throughput against transformers"),
@@ -55,6 +62,7 @@ COMMANDS: dict[str, Command | Group] = {
             "throughput": Command("dodona.bench.commands.throughput", "tokens a second over batch, c, k and rate"),
             "profile": Command("dodona.bench.commands.profile", "a trace, and where the time goes by phase and kernel"),
             "gpu": Command("dodona.bench.commands.gpu", "check and measure everything on a GPU, in minutes"),
+            "scaling": Command("dodona.bench.commands.scaling", "cost over prompt length, batch, c and k"),
             "table": Command("dodona.bench.commands.table", "result files as tables, also inside a page"),
         },
     ),
@@ -143,10 +151,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dodona: stopped", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone, as `head` does. Nothing more can be written, at the exit neither.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        _write_no_more()
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        _write_no_more()
+        where = "the output" if error.filename is None else error.filename
+        print_error(f"{where} cannot be written: {error.strerror}")
+        return EXIT_ERROR
+
+
+def _write_no_more() -> None:
+    """Let what is still to be printed go nowhere, so that the exit does not fail on it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:

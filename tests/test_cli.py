@@ -357,6 +357,18 @@ def test_a_reader_that_goes_away_is_no_traceback(root: Path) -> None:
     assert error == ""
 
 
+def test_a_full_disk_behind_standard_output_is_one_line(root: Path) -> None:
+    """`dodona generate ... > FILE` where nothing more fits: Python would report it while it exits."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    with full.open("w") as out:
+        arguments = command("generate", QUESTION, "--json", "--max-new-tokens", "3")
+        done = subprocess.run(arguments, cwd=root, stdout=out, stderr=subprocess.PIPE, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.decode() == "dodona: error: the output cannot be written: No space left on device\n"
+
+
 # --- eval ---
 
 GRID = ("--c", "0,1", "--k", "3,5", "--trigger", "random", "--trigger", "entropy > 0.5", "--max_new_tokens", "48")

@@ -29,8 +29,7 @@ from dodona.eval.commands.options import (
     request_options,
     whole,
 )
-from dodona.eval.commands.recover import Bar
-from dodona.eval.commands.running import EXIT_INTERRUPTED
+from dodona.eval.commands.running import EXIT_INTERRUPTED, Bars
 from dodona.eval.diversity.bleu import check_sacrebleu
 from dodona.eval.diversity.config import NOT_OURS, config_of, default_folder, models_of
 from dodona.eval.diversity.embed import FILE, Embeddings, MiniLM, check_model, find_model
@@ -205,7 +204,7 @@ def embed(args: argparse.Namespace, options: Options, folder: Path) -> Embedding
 def add_all(embeddings: Embeddings, texts: Sequence[str], *, hidden: bool) -> None:
     """Embed these texts with a bar."""
     different = len(set(texts))
-    bar = Bar(hidden=hidden)
+    bar = Bars(hidden=hidden)
     bar.start(EMBED, different, different - len(embeddings.missing(texts)))
     embeddings.add(texts, bar.step)
 
@@ -215,7 +214,7 @@ def show(args: argparse.Namespace, options: Options, folder: Path) -> int:
     started = time.perf_counter()
     recorded = read_study(folder)
     embeddings = embed(args, options, folder)
-    bar = Bar(hidden=args.json)
+    bar = Bars(hidden=args.json)
     bar.start(REPORT, len(recorded.samples), 0)
     pools = recorded.pools(embeddings, bleu=BLEU not in options.without, step=bar.step)
     facts, notes = study_facts(recorded), study_notes(recorded)
@@ -368,5 +367,5 @@ def study_of(args: argparse.Namespace) -> Study:
         options=options,
         load=models.load,
         folder=Path(args.output_dir) if args.output_dir else default_folder(task, models),
-        progress=Bar(hidden=args.json),
+        progress=Bars(hidden=args.json),
     )

@@ -40,6 +40,7 @@ from dodona.eval.compat.switches import GUIDED_INFERENCE, SWITCHES, read_switche
 from dodona.eval.job import Job
 from dodona.eval.models import Models
 from dodona.eval.plan import calibrated, make_plan
+from dodona.eval.report.files import write_file
 from dodona.eval.run import PER_RUN
 from dodona.eval.shard import Shard, current_shard
 from dodona.eval.store import Place, default_place
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         print_interruption(stop, shard)
         return EXIT_INTERRUPTED
     if stats_file is not None:
-        stats_file.write_text(json.dumps(outcome.report(), indent=1) + "\n", encoding="utf-8")
+        write_file(stats_file, json.dumps(outcome.report(), indent=1) + "\n")
     print(json.dumps(outcome.report()) if args.json else "\n".join(outcome.lines()))
     return 0
 

@@ -29,7 +29,7 @@ from dodona.eval.commands.options import (
     request_options,
     whole,
 )
-from dodona.eval.commands.running import EXIT_INTERRUPTED, progress_bar
+from dodona.eval.commands.running import EXIT_INTERRUPTED, Bars
 from dodona.eval.lock import Lock
 from dodona.eval.models import Models, Opened
 from dodona.eval.recover.examples import MOST
@@ -49,7 +49,7 @@ from dodona.eval.recover.settings import (
 )
 from dodona.eval.recover.stages import FILES, Study
 from dodona.eval.recover.writer import Pair
-from dodona.eval.report.plots import check_matplotlib
+from dodona.eval.report.picture import check_matplotlib
 from dodona.eval.report.table import plain, text_lines
 from dodona.eval.shard import WHOLE
 from dodona.eval.store import place_name
@@ -172,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
         tokenizer=opened[WEAK].tokenizer,
         writers=pair,
         folder=folder,
-        progress=Bar(hidden=args.json),
+        progress=Bars(hidden=args.json),
         seed=common.seed,
         limit=common.max_new_tokens,
         raw=raw,
@@ -358,21 +358,3 @@ def kept(folder: Path) -> int:
             with open(folder / name, "rb") as file:
                 count += sum(line.endswith(b"\n") and not line.startswith(b'{"header"') for line in file)
     return count
-
-
-class Bar:
-    """Progress on a terminal's standard error."""
-
-    def __init__(self, *, hidden: bool) -> None:
-        self._hidden = hidden
-        self._bar: Any = None
-
-    def start(self, label: str, total: int, done: int) -> None:
-        """A new bar."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar = progress_bar(total, done, label, hidden=self._hidden)
-
-    def step(self) -> None:
-        """One more."""
-        self._bar.update()

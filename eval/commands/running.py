@@ -261,3 +261,21 @@ def writable(path: str) -> Path:
     except OSError as error:
         raise DodonaError(f"{path} cannot be written: {error.strerror or error}") from error
     return file
+
+
+class Bars:
+    """Progress of a study on a terminal's standard error: a bar a stage."""
+
+    def __init__(self, *, hidden: bool) -> None:
+        self._hidden = hidden
+        self._bar: Any = None
+
+    def start(self, label: str, total: int, done: int) -> None:
+        """A new bar."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = progress_bar(total, done, label, hidden=self._hidden)
+
+    def step(self) -> None:
+        """One more."""
+        self._bar.update()

@@ -27,6 +27,7 @@ from dodona.eval.commands.running import (
     writable,
 )
 from dodona.eval.plan import Plan, calibrated, duration, make_plan
+from dodona.eval.report.files import write_file
 from dodona.eval.shard import Shard, current_shard
 from dodona.eval.sweep import Pairing, read_sweep
 
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     failed = outcomes.count(None)
     if shard.first:
         if stats_file is not None:
-            stats_file.write_text(json.dumps({"pairs": reports}, indent=1) + "\n", encoding="utf-8")
+            write_file(stats_file, json.dumps({"pairs": reports}, indent=1) + "\n")
         if args.json:
             print(json.dumps({"pairs": reports}))
         elif failed:

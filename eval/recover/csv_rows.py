@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from dodona.eval.analysis.resample import Estimate
-from dodona.eval.recover.findings import Findings
+from dodona.eval.recover.findings import ERROR, NO_ERROR, Findings
 from dodona.eval.recover.partings import at_cut, at_partings, partings
 from dodona.eval.recover.rates import against, pooled, solve_rate
 from dodona.eval.recover.rows import OFF, RIGHT
@@ -56,6 +56,9 @@ def _recovery(findings: Findings) -> Iterator[Row]:
         prefixes = findings.of(group)
         right = findings.tally(findings.right_of(prefixes), STRONG)
         series = [("recovery", findings.tally(prefixes, STRONG)), ("right prefix", right)]
+        for name, harmless in ((f"recovery, {NO_ERROR}", True), (f"recovery, {ERROR}", False)):
+            part = [prefix for prefix in prefixes if (prefix.row_id in findings.harmless) is harmless]
+            series.append((name, findings.tally(part, STRONG)))
         series += [("weak, own wrong prefix", findings.tally(prefixes, WEAK))] if group.kind == OFF else []
         for name, tally in series:
             row = {"kind": group.kind, "fraction": group.fraction, "series": name, **pooled(tally).as_dict()}
@@ -94,6 +97,7 @@ def _prefixes(findings: Findings) -> Iterator[Row]:
             "fraction": prefix.fraction,
             "tokens": len(prefix.ids),
             "answered": prefix.answered,
+            "no_error_yet": None if prefix.kind == RIGHT else prefix.row_id in findings.harmless,
             "control_of": prefix.of,
         }
         for role in (STRONG, WEAK) if prefix.kind == OFF else (STRONG,):

@@ -15,7 +15,10 @@
     if (text !== undefined) made.textContent = text;
     return made;
   };
-  const verdict = (row) => (row.correct ? "recovered" : "lost");
+  const verdict = (row) => {
+    if (row.kind === "right") return row.correct ? "stayed right" : "went wrong";
+    return row.correct ? "recovered" : "lost";
+  };
   const values = {
     verdict,
     kind: (row) => row.kind,
@@ -23,6 +26,7 @@
     writer: (row) => row.writer,
     level: (row) => (row.level === null ? "(none)" : String(row.level)),
     outcome: (row) => (row.repeats ? "same wrong answer" : row.outcome),
+    error: (row) => (row.kind === "right" ? "right prefix" : row.harmless ? "no error yet" : "no right solution begins so"),
     answered: (row) => (row.answered ? "answer in the prefix" : "no answer in the prefix"),
   };
   for (const select of selects) {
@@ -43,15 +47,16 @@
   };
 
   const drawn = (row) => {
-    const box = element("article", `example ${verdict(row)}`);
+    const box = element("article", `example ${row.correct ? "recovered" : "lost"}`);
     const head = element("div", "example-head");
-    head.append(element("strong", "", row.correct ? "recovered" : row.repeats ? "lost: the same wrong answer" : `lost: ${row.outcome}`));
+    head.append(element("strong", "", row.correct ? verdict(row) : `${verdict(row)}: ${row.repeats ? "the same wrong answer" : row.outcome}`));
     const link = element("a", "", row.id);
     link.href = `#${encodeURIComponent(row.id)}`;
     head.append(link);
     const facts = [`${row.kind} prefix of ${row.tokens} tokens by the ${row.author} model`, `completed by the ${row.writer} model`];
     if (row.level !== null) facts.push(`level ${row.level}`);
     facts.push(`strong straight shot ${+(100 * row.rate).toPrecision(4)} %`);
+    if (row.harmless) facts.push("no error yet");
     if (row.answered) facts.push("an answer in the prefix");
     if (row.edit) facts.push(`${JSON.stringify(row.edit.from)} changed to ${JSON.stringify(row.edit.to)}`);
     head.append(element("span", "soft", facts.join(" · ")));

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -39,12 +38,6 @@ def examples(findings: Findings, most: int = MOST) -> Examples:
     return Examples(rows, len(pairs))
 
 
-def as_json(rows: Sequence[Mapping[str, Any]]) -> str:
-    """For a script element: no text in it can end the element."""
-    text = json.dumps(rows, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
 def _row(findings: Findings, problem: Asked, prefix: Prefix, run: Completion) -> dict[str, Any]:
     count = findings.appraised[STRONG][problem.problem_id]
     return {
@@ -58,6 +51,7 @@ def _row(findings: Findings, problem: Asked, prefix: Prefix, run: Completion) ->
         "fraction": prefix.fraction,
         "tokens": len(prefix.ids),
         "answered": prefix.answered,
+        "harmless": prefix.row_id in findings.harmless,
         "edit": None if prefix.edit is None else dict(prefix.edit),
         "writer": run.role,
         "prefix": prefix.text,

@@ -5,45 +5,29 @@ The same records give the same files, byte for byte, under the same version of m
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
-from dodona.eval.recover.findings import Findings, Group
+from dodona.eval.recover.findings import ERROR, Findings, Group
 from dodona.eval.recover.partings import partings, profile
 from dodona.eval.recover.rates import Pooled, against, pooled
 from dodona.eval.recover.rows import EDITED, OFF, ON, RIGHT
 from dodona.eval.recover.series import Series, prefix_series, straight_series
 from dodona.eval.recover.settings import STRONG, WEAK
-from dodona.eval.report.plots import Picture, check_matplotlib
+from dodona.eval.report.picture import Picture, check_matplotlib, filled
 
-_STYLE: Final[Mapping[str, object]] = MappingProxyType(
-    {
-        "svg.hashsalt": "dodona",
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.color": "#e4e4e4",
-        "grid.linewidth": 0.6,
-        "axes.axisbelow": True,
-        "legend.frameon": False,
-    }
-)
 # Okabe and Ito's palette, which people with any colour vision can tell apart.
 _COLORS: Final[Mapping[str, str]] = MappingProxyType(
     {OFF: "#D55E00", ON: "#CC79A7", EDITED: "#E69F00", RIGHT: "#009E73", STRONG: "#000000", WEAK: "#777777"}
 )
 _RECOVERED, _LOST = "#0072B2", "#D55E00"
-_SMALLEST, _SIZE = 10.0, 1500.0  # square points of a bubble of no problem, and what all of them add
+_SMALLEST, _SIZE = 10.0, 1000.0  # square points of a bubble of no problem, and what all of them add
 
 
 def draw(findings: Findings) -> list[Picture]:
@@ -53,38 +37,22 @@ def draw(findings: Findings) -> list[Picture]:
         DodonaError: there is no matplotlib.
     """
     check_matplotlib("a plot")
-    pictures = [_picture("solve-rates", "Solve rates of the appraisal", (5.4, 3.2), lambda f: _histogram(f, findings))]
+    pictures = [filled("solve-rates", "Solve rates of the appraisal", (5.4, 3.2), lambda f: _histogram(f, findings))]
     if not findings.groups or not findings.completions_asked:
         return pictures
     kinds = list(dict.fromkeys(group.kind for group in findings.groups))
     width = 1.2 + 3.1 * len(kinds)
     fractions = findings.fractions
     wide = 2.6 + 3.4 * len(fractions)
+    size = (width, 0.6 + 3.1 * len(fractions))
     pictures.append(
-        _picture("scatter", "Recovery against the straight shot", (width, 3.7), lambda f: _scatter(f, findings, kinds))
+        filled("scatter", "Recovery against the straight shot", size, lambda f: _scatter(f, findings, kinds))
     )
-    pictures.append(_picture("bins", "Recovery by difficulty", (wide, 4.0), lambda f: _bins(f, findings)))
-    pictures.append(_picture("fractions", "Recovery by fraction", (7.4, 3.8), lambda f: _fractions(f, findings)))
+    pictures.append(filled("bins", "Recovery by difficulty", (wide, 4.0), lambda f: _bins(f, findings)))
+    pictures.append(filled("fractions", "Recovery by fraction", (7.4, 3.8), lambda f: _fractions(f, findings)))
     if any(len(run.signals) for runs in findings.completions.values() for run in runs):
-        pictures.append(_picture("signals", "Entropy after the cut", (8.6, 3.4), lambda f: _signals(f, findings)))
+        pictures.append(filled("signals", "Entropy after the cut", (8.6, 3.4), lambda f: _signals(f, findings)))
     return pictures
-
-
-def _picture(name: str, title: str, size: tuple[float, float], fill: Callable[[Any], None]) -> Picture:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of characters that the font lacks
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(dict[Any, Any](_STYLE))
-        figure = Figure(figsize=size, layout="constrained")
-        fill(figure)
-        svg, png = io.BytesIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.set_layout_engine("none")  # found once, it holds for the other format too
-        figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
-    return Picture(name, title, svg.getvalue(), png.getvalue())
 
 
 def _histogram(figure: Any, findings: Findings) -> None:
@@ -101,28 +69,31 @@ def _histogram(figure: Any, findings: Findings) -> None:
 
 def _scatter(figure: Any, findings: Findings, kinds: Sequence[str]) -> None:
     """A bubble for the problems of one straight-shot rate and one recovery rate, as large as they are many."""
-    panels = figure.subplots(1, len(kinds), squeeze=False, sharex=True, sharey=True)[0]
-    for axes, kind in zip(panels, kinds, strict=True):
-        prefixes = [prefix for group in findings.groups if group.kind == kind for prefix in findings.of(group)]
-        points: Counter[tuple[float, float]] = Counter()
-        for pid, count in findings.tally(prefixes, STRONG).items():
-            shot = findings.shots[STRONG][pid]
-            points[shot.right / shot.n, count.right / count.n] += 1
-        listed = sorted(points.items())
-        axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.9, linestyle="--")
-        axes.scatter(
-            [x for (x, _), _ in listed],
-            [y for (_, y), _ in listed],
-            s=[_SMALLEST + _SIZE * number / len(findings.problems) for _, number in listed],
-            color=_COLORS[kind],
-            alpha=0.55,
-            linewidth=0,
-        )
-        axes.set_title(f"{kind}: {sum(points.values())} problems")
-        axes.set_xlim(-0.08, 1.08)
-        axes.set_ylim(-0.08, 1.08)
+    fractions = findings.fractions
+    panels = figure.subplots(len(fractions), len(kinds), squeeze=False, sharex=True, sharey=True)
+    for row, fraction in zip(panels, fractions, strict=True):
+        for axes, kind in zip(row, kinds, strict=True):
+            group = Group(kind, fraction)
+            points: Counter[tuple[float, float]] = Counter()
+            for pid, count in findings.tally(findings.of(group), STRONG).items():
+                shot = findings.shots[STRONG][pid]
+                points[shot.right / shot.n, count.right / count.n] += 1
+            listed = sorted(points.items())
+            axes.plot([0, 1], [0, 1], color="#888888", linewidth=0.9, linestyle="--")
+            axes.scatter(
+                [x for (x, _), _ in listed],
+                [y for (_, y), _ in listed],
+                s=[_SMALLEST + _SIZE * number / len(findings.problems) for _, number in listed],
+                color=_COLORS[kind],
+                alpha=0.55,
+                linewidth=0,
+            )
+            axes.set_title(f"{group.name}: {sum(points.values())} problems")
+            axes.set_xlim(-0.1, 1.1)
+            axes.set_ylim(-0.1, 1.1)
+        row[0].set_ylabel("recovery rate of the problem")
+    for axes in panels[-1]:
         axes.set_xlabel("straight shot, drawn anew")
-    panels[0].set_ylabel("recovery rate of the problem")
 
 
 def _bins(figure: Any, findings: Findings) -> None:
@@ -137,7 +108,7 @@ def _bins(figure: Any, findings: Findings) -> None:
             _line(axes, [x + shift for x in centers], rates, one.name, _look(one))
         axes.set_title(f"cut at {100 * fraction:g} %")
         axes.set_xticks(findings.edges, [f"{100 * edge:g}" for edge in findings.edges])
-        axes.set_xlabel("strong model's solve rate in the appraisal, %\n(bins with one problem's weight at least)")
+        axes.set_xlabel("strong model's solve rate, %\n(bins with a problem's weight at least)")
         axes.set_ylim(-3, 103)
     panels[0].set_ylabel("ends on the right answer, %")
     handles, names = panels[0].get_legend_handles_labels()
@@ -166,6 +137,8 @@ def _look(series: Series) -> dict[str, Any]:
     if role == WEAK:
         return {"color": _COLORS[WEAK], "marker": "v", "linestyle": ":"}
     kind = next((kind for kind in (OFF, ON, EDITED) if kind in series.name), RIGHT)
+    if ERROR in series.name:
+        return {"color": _COLORS[kind], "marker": "x", "linestyle": ":"}
     return {"color": _COLORS[kind], "marker": "^" if kind == RIGHT else "o", "linestyle": "-"}
 
 

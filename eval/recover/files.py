@@ -7,8 +7,8 @@ stays the same, the rest adds up. A stage's configuration holds that of the stag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
@@ -26,7 +26,7 @@ STUDY: Final = "recover"
 
 @dataclass(slots=True)
 class Header:
-    """What the headers of one file say together."""
+    """What the headers of one file say together, or what is asked for now."""
 
     stage: str
     config: Mapping[str, Any]
@@ -35,13 +35,14 @@ class Header:
     dodona: str = __version__
     versions: Mapping[str, str] = field(default_factory=dict)
     git_commit: str | None = None
+    study: str = STUDY  # the command whose file it is
 
     def line(self) -> dict[str, Any]:
         """As a line of its file."""
         return {
             "header": {
                 "schema": SCHEMA,
-                "study": STUDY,
+                "study": self.study,
                 "stage": self.stage,
                 "dodona": self.dodona,
                 "config": dict(self.config),
@@ -59,12 +60,6 @@ class Header:
         return self.problems.keys() >= other.problems.keys() and joined(self.asked, other.asked) == self.asked
 
 
-def new_header(stage: str, config: Mapping[str, Any], asked: Mapping[str, Any], problems: Iterable[Asked]) -> Header:
-    """The header of what is asked for now, by this version of everything."""
-    entries = {problem.problem_id: problem for problem in problems}
-    return Header(stage, config, dict(asked), entries, versions=versions(), git_commit=git_commit())
-
-
 def joined(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
     """What was asked for at two times: the larger number, either flag, all fractions."""
     both = dict(there)
@@ -76,7 +71,7 @@ def joined(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
     return both
 
 
-def read_stage(path: Path, stage: str) -> Iterator[Header | dict[str, Any]]:
+def read_stage(path: Path, stage: str, study: str = STUDY) -> Iterator[Header | dict[str, Any]]:
     """A file's records, each after the headers that stand before it; a header comes with all earlier ones joined.
 
     Raises:
@@ -85,10 +80,10 @@ def read_stage(path: Path, stage: str) -> Iterator[Header | dict[str, Any]]:
     header: Header | None = None
     for record in read_records(path):
         if "header" in record:
-            header = _read_header(record["header"], path, stage, header)
+            header = _read_header(record["header"], path, stage, header, study)
             yield header
         elif header is None:
-            raise DodonaError(f"{path} is no file of `dodona recover`: it does not begin with a header")
+            raise DodonaError(f"{path} is no file of `dodona {study}`: it does not begin with a header")
         else:
             yield record
 
@@ -113,7 +108,7 @@ def stage_rows(path: Path, here: Header, read: Callable[[Mapping[str, Any]], T])
     """
     there: Header | None = None
     rows: dict[str, T] = {}
-    for line in read_stage(path, here.stage) if path.exists() else ():
+    for line in read_stage(path, here.stage, here.study) if path.exists() else ():
         if isinstance(line, Header):
             there = line
             _check(there, here, path)
@@ -140,7 +135,8 @@ class StageFile(Generic[T]):
         self._file = RecordFile(path)
         try:
             if there is None or not there.covers(header):
-                self._file.append(header.line())
+                # Here alone, for git takes its time.
+                self._file.append(replace(header, versions=versions(), git_commit=git_commit()).line())
         except BaseException:
             self._file.close()
             raise
@@ -184,9 +180,9 @@ def _check(there: Header, here: Header, path: Path) -> None:
             )
 
 
-def _read_header(content: Any, path: Path, stage: str, before: Header | None) -> Header:
-    if not isinstance(content, Mapping) or content.get("study") != STUDY:
-        raise DodonaError(f"{path} holds records of something else than `dodona recover`: give another --output-dir")
+def _read_header(content: Any, path: Path, stage: str, before: Header | None, study: str) -> Header:
+    if not isinstance(content, Mapping) or content.get("study") != study:
+        raise DodonaError(f"{path} holds records of something else than `dodona {study}`: give another --output-dir")
     if content.get("schema") != SCHEMA:
         raise DodonaError(f"{path} was written by another version of dodona")
     try:
@@ -201,6 +197,7 @@ def _read_header(content: Any, path: Path, stage: str, before: Header | None) ->
             dodona=str(content["dodona"]),
             versions=dict(content["versions"]),
             git_commit=content["git_commit"],
+            study=study,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DodonaError(f"{path} has a header that cannot be read ({type(error).__name__}: {error})") from error

@@ -37,6 +37,8 @@ from dodona.eval.recover.stages import FILES, SOLUTIONS
 T = TypeVar("T")
 
 BINS: Final = 5
+NO_ERROR: Final = "no error yet"  # of a wrong prefix with which a right solution begins, too
+ERROR: Final = "no right solution begins so"  # of the others; it may still be that none was drawn
 _KINDS: Final = (*WRONG_KINDS, RIGHT)
 
 
@@ -93,6 +95,7 @@ class Findings:
     edges: Sequence[float]
     bins: Sequence[Weights]  # of each bin, the problems' shares
     controls: Mapping[str, str] = field(default_factory=dict)  # of each wrong prefix, the right one beside it
+    harmless: frozenset[str] = frozenset()  # wrong prefixes with which a right solution begins, too: no error yet
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -141,6 +144,11 @@ class Findings:
         wrong = {sample.problem_id for sample in self.solutions[WEAK] if sample.wrong and len(sample.body) > 1}
         drawn = {sample.problem_id for sample in self.solutions[WEAK]}
         return [problem.problem_id for problem in self.problems if problem.problem_id in drawn - wrong]
+
+    def always_solved(self) -> list[str]:
+        """Those of them that it solved in every try."""
+        failed = {sample.problem_id for sample in self.solutions[WEAK] if not sample.correct}
+        return [problem_id for problem_id in self.never_wrong() if problem_id not in failed]
 
 
 def read_findings(folder: Path, *, exclude_answered: bool = False, bins: int = BINS) -> Findings:
@@ -205,6 +213,7 @@ def read_findings(folder: Path, *, exclude_answered: bool = False, bins: int = B
         edges=edges,
         bins=[{pid: share[index] for pid, share in shares.items() if share[index] > 0} for index in range(bins)],
         controls={prefix.of: row_id for row_id, prefix in kept.items() if prefix.of is not None},
+        harmless=_harmless(kept.values(), [*appraisal.values(), *solutions.values(), *shots[STRONG], *shots[WEAK]]),
     )
 
 
@@ -248,6 +257,23 @@ def _solved(
 def _of_role(samples: Mapping[str, Sample], role: str, place: Mapping[str, int]) -> list[Sample]:
     chosen = [sample for sample in samples.values() if sample.role == role and sample.problem_id in place]
     return sorted(chosen, key=lambda sample: (place[sample.problem_id], sample.number))
+
+
+def _harmless(prefixes: Iterable[Prefix], samples: Iterable[Sample | Completion]) -> frozenset[str]:
+    """The wrong prefixes with which some right one of these samples begins, token for token.
+
+    Samples from the bare prompt, and no completion of a prefix: those would make every recovery its own witness.
+    """
+    right: dict[str, set[tuple[int, ...]]] = {}
+    for sample in samples:
+        if sample.correct:
+            right.setdefault(sample.problem_id, set()).add(sample.ids)
+    return frozenset(
+        prefix.row_id
+        for prefix in prefixes
+        if prefix.kind != RIGHT
+        and any(ids[: len(prefix.ids)] == prefix.ids for ids in right.get(prefix.problem_id, ()))
+    )
 
 
 def _costs(stages: Mapping[str, Mapping[str, Sample] | Mapping[str, Completion]]) -> dict[tuple[str, str], Cost]:

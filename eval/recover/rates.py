@@ -138,6 +138,11 @@ def against(tally: Tally, reference: Tally, weights: Weights | None = None, conf
     return Difference(difference, Interval(max(-1.0, center - half), min(1.0, center + half)), base, len(items))
 
 
+def beside(tally: Tally, reference: Tally, confidence: float = 0.95) -> Pooled:
+    """Another rate on the problems of a tally, each weighted by its completions there; see ``against``."""
+    return pooled(reference, {problem: float(count.n) for problem, count in tally.items()}, confidence)
+
+
 def solve_rate(count: Count) -> tuple[float, Interval]:
     """A problem's own rate with its Wilson interval."""
     return (count.right / count.n if count.n else math.nan), wilson(count.right, count.n)

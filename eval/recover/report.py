@@ -11,6 +11,7 @@ from dodona.eval.recover.csv_rows import csv_tables
 from dodona.eval.recover.examples import MOST, examples
 from dodona.eval.recover.findings import Findings, read_findings
 from dodona.eval.recover.page import page
+from dodona.eval.recover.rows import RIGHT
 from dodona.eval.recover.tables import study_tables
 from dodona.eval.report.csv_files import write_tables
 from dodona.eval.report.files import write_file
@@ -77,6 +78,12 @@ def notes(findings: Findings) -> list[str]:
         found.append(f"{missing} of {asked} runs of the stage {stage} have no record yet; they count as wrong.")
     if not findings.completions_asked:
         found.append("No prefix has been completed yet.")
+    wrong = sum(prefix.kind != RIGHT for prefix in findings.prefixes.values())
+    if findings.harmless:
+        found.append(
+            f"{len(findings.harmless)} of {wrong} wrong prefixes hold no error yet: a right solution that was drawn "
+            "begins so, too. Going on rightly from them is no recovery; a table tells them apart."
+        )
     found.append(
         "Bins come from few samples, so a problem's place in them is uncertain, and its rate in new samples lies "
         "nearer to the mean of all. Straight shots in the tables by difficulty are new samples for that reason; the "

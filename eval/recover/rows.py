@@ -21,6 +21,7 @@ from dodona.engine.errors import DodonaError
 from dodona.eval.grading import Verdict
 from dodona.eval.recover.settings import STRONG
 from dodona.eval.recover.writer import SIGNALS, Written
+from dodona.eval.rows import outcome_of
 from dodona.eval.tasks.problem import Level, Problem, Task
 
 Array = np.ndarray[Any, Any]
@@ -173,7 +174,7 @@ def read_sample(record: Mapping[str, Any]) -> Sample:
         problem_id=str(record["problem_id"]),
         role=str(record["role"]),
         number=int(record["sample"]),
-        outcome=_outcome(record),
+        outcome=outcome_of(record),
         answer=record["parsed_answer"],
         ids=_ids(record["token_ids"]),
         ended=record["finish_reason"] == "eos",
@@ -258,7 +259,7 @@ def read_completion(record: Mapping[str, Any]) -> Completion:
         prefix=record["prefix"],
         role=str(record["role"]),
         number=int(record["sample"]),
-        outcome=_outcome(record),
+        outcome=outcome_of(record),
         answer=record["parsed_answer"],
         repeats=record["repeats"] is True,
         ids=ids,
@@ -271,16 +272,6 @@ def read_completion(record: Mapping[str, Any]) -> Completion:
 def keeps_signals(prefix: Prefix | None, role: str) -> bool:
     """Whether a completion's signals are written down: those of the strong model after a prefix."""
     return prefix is not None and role == STRONG
-
-
-def _outcome(record: Mapping[str, Any]) -> str:
-    if record["error"] is not None or record["finish_reason"] in ("error", "cancelled"):
-        return "failed"
-    if record["finish_reason"] == "length":
-        return "truncated"
-    if record["correct"] is True:
-        return CORRECT
-    return "unparsed" if record["parsed_answer"] is None else "wrong"
 
 
 def _ids(values: Sequence[Any]) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dodona.eval.recover.findings import Findings, Group
+from dodona.eval.recover.findings import ERROR, Findings, Group
 from dodona.eval.recover.rates import Tally
 from dodona.eval.recover.rows import OFF, ON, Prefix
 from dodona.eval.recover.settings import ROLES, STRONG, WEAK
@@ -33,6 +33,10 @@ def prefix_series(findings: Findings, fraction: float) -> list[Series]:
             prefixes = findings.of(group)
             found.append(Series(f"strong, {group.kind} wrong prefix", group.kind, findings.tally(prefixes, STRONG)))
             wrong += prefixes if group.kind in (OFF, ON) else []
+            rest = [prefix for prefix in prefixes if prefix.row_id not in findings.harmless]
+            if 0 < len(rest) < len(prefixes):
+                name, short = f"strong, {group.kind}, {ERROR}", f"{group.kind}, {ERROR}"
+                found.append(Series(name, short, findings.tally(rest, STRONG)))
     if right := findings.right_of(wrong):
         found.append(Series("strong, right prefix", "right prefix", findings.tally(right, STRONG)))
     if own := findings.of(Group(OFF, fraction)):

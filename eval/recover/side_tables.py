@@ -83,7 +83,12 @@ def asides(findings: Findings) -> list[tuple[str, int, str]]:
         (
             "problems without a wrong solution by the weak model",
             len(findings.never_wrong()),
-            "so often as it was tried; they have no off-policy prefix",
+            "in all the tries that are allowed; they have no off-policy prefix and are left aside",
+        ),
+        (
+            "of these, problems that it solved in every try",
+            len(findings.always_solved()),
+            "the others ended without an answer, or at the token limit",
         ),
         (
             "problems that the strong model solved in every sample",

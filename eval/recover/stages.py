@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 from dodona.engine.errors import DodonaError
 from dodona.engine.tokenizer import Tokenizer
 from dodona.eval.recover.cutting import Cutter, Solved
-from dodona.eval.recover.files import Header, StageFile, new_header, stage_rows
+from dodona.eval.recover.files import Header, StageFile, stage_rows
 from dodona.eval.recover.rows import (
     OFF,
     RIGHT,
@@ -106,8 +106,8 @@ class Study:
         return stage_rows(self.folder / FILES[name], self._header(name), read)[1]
 
     def _header(self, name: str) -> Header:
-        config = {**self.config, **self.settings.config(name)}
-        return new_header(name, config, self.settings.asked(name), map(Asked.of, self.problems))
+        asked = {problem.problem_id: Asked.of(problem) for problem in self.problems}
+        return Header(name, {**self.config, **self.settings.config(name)}, self.settings.asked(name), asked)
 
     # --- appraisal ---
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Final
 
-from dodona.eval.recover.findings import Findings, outcomes
-from dodona.eval.recover.rates import Count, Difference, Pooled, Weights, against, pooled
+from dodona.eval.recover.findings import ERROR, NO_ERROR, Findings, outcomes
+from dodona.eval.recover.rates import Count, Difference, Pooled, Weights, against, beside, pooled
 from dodona.eval.recover.rows import CORRECT, OFF, RIGHT, Completion, Prefix
 from dodona.eval.recover.series import prefix_series, straight_series
 from dodona.eval.recover.settings import ROLES, STRONG, WEAK
@@ -26,17 +26,18 @@ _PREFIXES: Final = Head(
     "of problems that it solves only sometimes; edited: from right solutions of the strong model, with a number "
     "changed. The percentage says after how much of the solution's tokens it was cut.",
 )
+_COMPLETED: Final = Head("recovered", "completions of the wrong prefixes that end on the right answer, of how many")
 _RECOVERED: Final = Head(
     "recovered [95 %]", f"completions of the wrong prefixes by the strong model that end on the right answer. {_RATE}"
 )
 _STRAIGHT: Final = Head(
-    "straight shot",
+    "strong straight shot [95 %]",
     "the strong model's rate from the bare prompt on the same problems, each weighted by its completions; of samples "
-    "drawn anew, not of those that decided bins and prefixes",
+    f"drawn anew, not of those that decided bins and prefixes. {_RATE}",
 )
 _LESS_STRAIGHT: Final = Head(
-    "less straight shot [95 %]",
-    "recovered less straight shot in percentage points, problem by problem; the interval is Student's over the "
+    "less strong straight shot [95 %]",
+    "recovered less strong straight shot in percentage points, problem by problem; the interval is Student's over the "
     "problems' own differences, with Agresti and Min's added pairs",
 )
 _RIGHT: Final = Head(
@@ -46,6 +47,7 @@ _RIGHT: Final = Head(
     f"{_RATE}",
 )
 _LESS_RIGHT: Final = Head("less right prefix [95 %]", "recovered less right prefix, likewise")
+_WEAK_STRAIGHT: Final = Head("weak straight shot [95 %]", "the weak model's rate from the bare prompt, likewise")
 _WEAK_OWN: Final = Head(
     "weak, own wrong prefix [95 %]", f"completions by the weak model of its own wrong prefixes. {_RATE}"
 )
@@ -53,9 +55,11 @@ _WEAK_OWN: Final = Head(
 
 def study_tables(findings: Findings, token_text: Callable[[int], str]) -> list[Table]:
     """All tables that have lines, in the order of a report."""
-    tables = [_straight(findings), _solve_rates(findings)]
-    if findings.prefixes and findings.completions_asked:
-        tables += [_recovery(findings), _outcomes(findings), _answered(findings)]
+    done = bool(findings.prefixes and findings.completions_asked)
+    tables = [_recovery(findings), _by_error(findings)] if done else []
+    tables += [_straight(findings), _solve_rates(findings)]
+    if done:
+        tables += [_outcomes(findings), _answered(findings)]
         for fraction in findings.fractions:
             tables += [_by_bin(findings, fraction), _by_level(findings, fraction)]
         tables += signal_tables(findings, token_text)
@@ -125,41 +129,43 @@ def _recovery(findings: Findings) -> Table:
         _PREFIXES,
         Head("wrong prefixes", "how many there are"),
         Head("problems", "problems that they are of"),
-        Head("recovered", "completions of the wrong prefixes that end on the right answer, of how many"),
+        _COMPLETED,
         _RECOVERED,
         _STRAIGHT,
         _LESS_STRAIGHT,
-        Head("relative", "recovered as a share of straight shot, beside the rates and in place of none of them"),
+        Head("relative", "recovered as a share of strong straight shot, beside the rates and in place of none of them"),
         _RIGHT,
         _LESS_RIGHT,
+        _WEAK_STRAIGHT,
         _WEAK_OWN,
     ]
     rows = []
     for group in findings.groups:
         prefixes = findings.of(group)
         tally, right = findings.tally(prefixes, STRONG), findings.right_of(prefixes)
-        value, shot = pooled(tally), against(tally, findings.shots[STRONG])
+        value, shot = pooled(tally), beside(tally, findings.shots[STRONG])
         control = findings.tally(right, STRONG)
-        relative = value.rate / shot.reference if shot.problems and shot.reference > 0 else math.nan
+        relative = value.rate / shot.rate if shot.rate > 0 else math.nan
         rows.append(
             [
                 words(group.name),
                 count(len(prefixes)),
                 count(value.problems),
-                Cell(f"{value.right} of {value.n}", value.right),
+                _completed(value),
                 rate(value),
-                share(shot.reference),
-                _less(shot),
+                rate(shot),
+                _less(against(tally, findings.shots[STRONG])),
                 share(relative),
                 rate(pooled(control)),
-                _less(against(_beside(findings, prefixes), control)),
+                _less(against(_with_control(findings, prefixes), control)),
+                rate(beside(tally, findings.shots[WEAK])),
                 rate(pooled(findings.tally(prefixes, WEAK))) if group.kind == OFF else Cell(NONE),
             ]
         )
     return Table("Recovery", heads, rows)
 
 
-def _beside(findings: Findings, prefixes: Sequence[Prefix]) -> dict[str, Count]:
+def _with_control(findings: Findings, prefixes: Sequence[Prefix]) -> dict[str, Count]:
     """The counts of those wrong prefixes alone that have a right one beside them."""
     return findings.tally([prefix for prefix in prefixes if prefix.row_id in findings.controls], STRONG)
 
@@ -213,30 +219,61 @@ def _outcome_row(name: str, runs: Sequence[Completion], asked: int) -> list[Cell
     ]
 
 
+def _by_error(findings: Findings) -> Table:
+    """Recovery from prefixes that hold no error yet, and from the others."""
+    head = Head(
+        "error in the prefix",
+        f"{NO_ERROR}: token for token the beginning of a right solution, too, that one of the models drew from the "
+        f"bare prompt, so that to go on rightly is no recovery. {ERROR}: of those that were drawn, which says the more "
+        "the fewer ways there are to write a solution.",
+    )
+    parts: list[tuple[str, Callable[[Prefix], bool]]] = [
+        (NO_ERROR, lambda prefix: prefix.row_id in findings.harmless),
+        (ERROR, lambda prefix: prefix.row_id not in findings.harmless),
+    ]
+    return _divided(findings, "Is the error in the prefix yet?", head, parts)
+
+
 def _answered(findings: Findings) -> Table:
     """Recovery from prefixes with and without an answer in them."""
+    head = Head("answer in the prefix", "a boxed one, or the beginning of one")
+    parts: list[tuple[str, Callable[[Prefix], bool]]] = [
+        ("without an answer", lambda prefix: not prefix.answered),
+        ("with an answer", lambda prefix: prefix.answered),
+    ]
+    table = _divided(findings, "Prefixes with an answer in them", head, parts)
+    # Where there are none, all lines would repeat the table above.
+    some = any(prefix.answered for prefix in findings.prefixes.values() if prefix.kind != RIGHT)
+    return table if some else table._replace(rows=[])
+
+
+def _divided(
+    findings: Findings, title: str, head: Head, parts: Sequence[tuple[str, Callable[[Prefix], bool]]]
+) -> Table:
+    """Recovery from the wrong prefixes for which something holds, kind by kind."""
     heads = [
-        Head("answer in the prefix", "a boxed one, or the beginning of one"),
+        head,
         Head("wrong prefixes", "how many there are"),
+        _COMPLETED,
         _RECOVERED,
         _STRAIGHT,
         _LESS_STRAIGHT,
+        _WEAK_OWN,
     ]
     rows = []
     for group in findings.groups:
-        wrong = findings.of(group)
-        for name, chosen in (
-            ("without an answer", [p for p in wrong if not p.answered]),
-            ("with an answer", [p for p in wrong if p.answered]),
-        ):
-            tally = findings.tally(chosen, STRONG)
-            shot = against(tally, findings.shots[STRONG])
-            cells = [count(len(chosen)), rate(pooled(tally)), share(shot.reference), _less(shot)]
-            if chosen:
-                rows.append([words(f"{group.name}, {name}"), *cells])
-    if not any(prefix.answered for prefix in findings.prefixes.values() if prefix.kind != RIGHT):
-        rows = []  # they would all repeat the table above
-    return Table("Prefixes with an answer in them", heads, rows)
+        for name, holds in parts:
+            if chosen := [prefix for prefix in findings.of(group) if holds(prefix)]:
+                tally, shots = findings.tally(chosen, STRONG), findings.shots[STRONG]
+                value = pooled(tally)
+                own = rate(pooled(findings.tally(chosen, WEAK))) if group.kind == OFF else Cell(NONE)
+                cells = [rate(value), rate(beside(tally, shots)), _less(against(tally, shots)), own]
+                rows.append([words(f"{group.name}: {name}"), count(len(chosen)), _completed(value), *cells])
+    return Table(title, heads, rows)
+
+
+def _completed(value: Pooled) -> Cell:
+    return Cell(f"{value.right} of {value.n}", value.right)
 
 
 def _by_bin(findings: Findings, fraction: float) -> Table:

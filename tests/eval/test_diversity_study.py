@@ -119,14 +119,14 @@ def test_a_stopped_study_goes_on_and_ends_as_one_that_was_never_stopped(
 
     left = [7]
 
-    class Stops(diversity.Bar):
+    class Stops(diversity.Bars):
         def step(self) -> None:
             left[0] -= 1
             if left[0] == 0:
                 raise KeyboardInterrupt
             super().step()
 
-    monkeypatch.setattr(diversity, "Bar", Stops)
+    monkeypatch.setattr(diversity, "Bars", Stops)
     assert draw(tmp_path) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert len(samples(tmp_path)) == 7

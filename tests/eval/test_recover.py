@@ -370,6 +370,24 @@ def test_a_study_that_was_stopped_anywhere_ends_with_the_same_records(tmp_path: 
         assert both[0] == both[1], name
 
 
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kept", [0, 40, -20])
+def test_a_file_that_ends_anywhere_is_completed(tmp_path: Path, name: str, kept: int) -> None:
+    """An empty file, half a header and half a record, each with the other stages' files whole beside it."""
+
+    def study() -> Study:
+        return run_all(make_study(tmp_path, recovers(0.6, 0.4), solves(0.4), problems=2, samples=2))
+
+    study()
+    before = {other: (tmp_path / FILES[other]).read_bytes().splitlines() for other in FILES}
+    file = tmp_path / FILES[name]
+    file.write_bytes(file.read_bytes()[:kept])
+    study()
+    for other, lines in before.items():
+        found = (tmp_path / FILES[other]).read_bytes().splitlines()
+        assert sorted(found[1:]) == sorted(lines[1:]) and found[0].startswith(b'{"header"')
+
+
 def test_more_may_be_asked_for_later(tmp_path: Path) -> None:
     """More problems, fractions and completions go to the same files, and what was there stays as it was."""
     run_all(make_study(tmp_path / "a", recovers(0.6, 0.4), solves(0.4), problems=5, completions=1))

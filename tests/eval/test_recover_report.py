@@ -20,15 +20,16 @@ import pytest
 from recover_studies import copies, make_study, recovers, run_all, solution, solves, study_of, wrong_answer
 
 from dodona.engine.errors import DodonaError
-from dodona.eval.recover.examples import as_json, examples
+from dodona.eval.recover.examples import examples
 from dodona.eval.recover.figures import draw
 from dodona.eval.recover.findings import Group, read_findings
 from dodona.eval.recover.rates import pooled
 from dodona.eval.recover.report import write_report
-from dodona.eval.recover.rows import OFF
+from dodona.eval.recover.rows import OFF, RIGHT
 from dodona.eval.recover.settings import COMPLETE, STRONG
 from dodona.eval.recover.stages import FILES
 from dodona.eval.recover.writer import Ask
+from dodona.eval.report.html import as_json
 from dodona.eval.report.table import Table, text_lines
 from dodona.eval.tasks.names import task_named
 from dodona.eval.tasks.problem import Selection
@@ -121,6 +122,26 @@ def test_what_is_missing_counts_as_wrong_and_is_said(tmp_path: Path) -> None:
     assert table(report.tables, "What became").rows[0][-2].value == 1
     study.complete()
     assert not read_findings(tmp_path).missing
+
+
+def test_prefixes_that_hold_no_error_yet_are_told_apart(tmp_path: Path) -> None:
+    """A cut before the first error makes plain solving look like recovery; and a recovery is no witness for itself."""
+    run_all(make_study(tmp_path, recovers(0.8, 0.5), solves(0.3), problems=8, fractions=(0.1, 0.7)))
+    report = write_report(tmp_path, plots=False)
+    found = report.findings
+    early = [prefix for prefix in found.prefixes.values() if prefix.kind != RIGHT and prefix.fraction == 0.1]
+    assert found.harmless == {prefix.row_id for prefix in early} and len(early) > 8
+    late = pooled(found.tally(found.of(Group(OFF, 0.7)), STRONG))
+    assert late.right > 0, "some came back from an error"
+    lines = {row[0].text: row for row in table(report.tables, "Is the error").rows}
+    assert "off-policy, 10 %: no error yet" in lines and "off-policy, 70 %: no error yet" not in lines
+    assert lines["off-policy, 70 %: no right solution begins so"][2].text == f"{late.right} of {late.n}"
+    assert any(
+        note.startswith(f"{len(early)} of {2 * len(early)} wrong prefixes hold no error yet") for note in report.notes
+    )
+    rows = {row["series"]: row for row in read_csv(tmp_path / "tables" / "recovery.csv") if row["fraction"] == "0.7"}
+    assert rows["recovery, no error yet"]["n"] == "0"
+    assert {row["no_error_yet"] for row in read_csv(tmp_path / "tables" / "prefixes.csv")} == {"True", "False", ""}
 
 
 def test_a_report_can_be_made_after_every_stage(tmp_path: Path) -> None:
@@ -289,13 +310,14 @@ def test_the_page_filters_examples_by_verdict_and_finds_a_row_by_its_id(evil_pag
 
     rows = json.loads(js("return document.getElementById('rows').textContent"))
     assert js("return document.querySelectorAll('.example').length") == min(20, len(rows))
-    for verdict in ("recovered", "lost"):
+    verdicts = {"recovered": (True, False), "lost": (False, False), "stayed right": (True, True)}
+    for verdict, (correct, control) in verdicts.items():
         js(
             "const s = document.querySelector('select[data-of=verdict]'); s.value = arguments[0];"
             "s.dispatchEvent(new Event('change'))",
             verdict,
         )
-        wanted = sum(row["correct"] is (verdict == "recovered") for row in rows)
+        wanted = sum(row["correct"] is correct and (row["kind"] == RIGHT) is control for row in rows)
         assert js("return document.getElementById('example-tally').textContent").endswith(f" of {wanted}")
         heads = js("return [...document.querySelectorAll('.example-head strong')].map(e => e.textContent)")
         assert heads and all(head.startswith(verdict) for head in heads)

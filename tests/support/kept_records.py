@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dodona.engine.records import read_records
@@ -39,3 +42,14 @@ def missing_lock(folder: Path) -> bool:
 def environment(root: Path, **more: str) -> dict[str, str]:
     """For a process that runs this checkout."""
     return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", **more}
+
+
+@contextmanager
+def files_end_at(size: int) -> Iterator[None]:
+    """A limit on a file's size makes the kernel fail a write in the middle, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -2,10 +2,12 @@
 
     python killed_runs.py KILLS SEED FOLDER COMMAND...
 
-`{}` in the command is replaced by a folder in FOLDER. In the first two, `whole` and `timed`, it is never killed. In the
-others it is killed and started again until it ends by itself there; then the next folder begins. Everything is imported
-once, and each run is a fork of this process, so a start costs next to nothing. Prints one JSON object: how often it was
-killed, in how many folders, and how many lines had been written whenever it was.
+`{}` in the command is replaced by a folder in FOLDER. In the first one, `whole`, it is never killed. In the others,
+`killed-0` and so on, it is killed and started again until it ends by itself there; then the next folder begins. Most
+kills come when a random number of bytes has been added, a moment later, so that they hit all parts of the work on a
+machine of any speed; the others come while it starts. Everything is imported once, and each run is a fork of this
+process, so a start costs next to nothing. Prints one JSON object: how often it was killed, in how many folders, and how
+many lines had been written whenever it was.
 """
 
 from __future__ import annotations
@@ -53,15 +55,23 @@ def lines(folder: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in folder.rglob("*.jsonl"))
 
 
-def killed_after(child: int, seconds: float) -> bool:
-    """Let it run so long, and kill it; False: it had ended by itself, as it should."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def size(folder: Path) -> int:
+    """Bytes in the files whose lines are counted."""
+    return sum(path.stat().st_size for path in folder.rglob("*.jsonl"))
+
+
+def killed(child: int, folder: Path, least: float, delay: float) -> bool:
+    """Kill it so many seconds after more than so many bytes are there; False: it had ended by itself, as it should."""
+    deadline: float | None = None
+    while deadline is None or time.monotonic() < deadline:
         code = ended(child)
         if code is not None:
             assert code == 0, f"exit code {code}"
             return False
-        time.sleep(0.002)
+        if deadline is None and size(folder) > least:
+            deadline = time.monotonic() + delay
+        else:
+            time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     return wait(child) == -signal.SIGKILL
 
@@ -71,23 +81,20 @@ def run(kills: int, seed: int, root: Path, command: list[str]) -> dict[str, obje
     output = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     assert main(filled(command, root / "whole")) == 0  # in this process, which imports what it needs for all forks
-    started = time.monotonic()
-    child = start(command, root / "timed")
-    while not lines(root / "timed"):
-        time.sleep(0.002)
-    first = time.monotonic() - started  # until something is written
-    assert wait(child) == 0
-    length = time.monotonic() - started - first
+    whole = size(root / "whole")
+    start_up = 0.5  # seconds until something is written, about: as long as the last run had
     written: list[int] = []
     folders = 0
     while True:
         folder = root / f"killed-{folders}"
         folders += 1
         while len(written) < kills:
-            # Some of them before anything is written, most of them in the middle of it.
-            seconds = rng.uniform(0.7, 1.0) * first if rng.random() < 0.15 else first + rng.uniform(0, length / 8)
-            if not killed_after(start(command, folder), seconds):
+            started, before = time.monotonic(), size(folder)
+            early = rng.random() < 0.15  # while it starts
+            least = -1 if early else before + rng.uniform(0, whole / 8)
+            if not killed(start(command, folder), folder, least, rng.uniform(0, start_up if early else 0.02)):
                 break
+            start_up = start_up if early else time.monotonic() - started
             written.append(lines(folder))
         else:
             assert wait(start(command, folder)) == 0

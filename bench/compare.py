@@ -35,12 +35,14 @@ PEERS: tuple[tuple[str, tuple[str, ...]], ...] = (  # and what each of them does
     ("careful", (GUIDED,)),
     ("http", (GUIDED,)),
     ("two-servers", (GUIDED,)),
+    ("servers-by-token", (GUIDED,)),
     ("url", (GUIDED,)),
     ("generate", (BASE_ALONE, ORACLE_ALONE)),
     ("compiled", (BASE_ALONE, ORACLE_ALONE)),
     ("assisted", (ORACLE_ALONE,)),
 )
-HOPS = ("http", "two-servers", "url")  # text passes between their models
+PARTS = (GUIDED, BASE_ALONE, ORACLE_ALONE)
+HOPS = ("http", "two-servers", "servers-by-token", "url")  # text passes between their models
 WARM_UP = 24  # tokens
 PAGE = 256  # lengths are planned for in whole pages of the largest page size
 SHARE = 0.4  # of the free memory that the processes of one comparison may take together
@@ -71,6 +73,7 @@ class Comparison:
     guided: tuple[Guided, ...]
     peers: tuple[str, ...]
     repeats: int
+    parts: tuple[str, ...] = PARTS  # of the work: guided, base alone, oracle alone
     device: str = "cpu"
     threads: int | None = None  # None: one for models that fit into a CPU's cache, else as torch is set
     ignore_eos: bool = False
@@ -162,7 +165,8 @@ class _Launcher:
 
     def serve(self, stack: ExitStack, peers: Sequence[str]) -> None:
         """Start the servers that these peers talk to."""
-        needed = [("oracle", ("http", "two-servers")), ("base", ("two-servers",))]
+        both = ("two-servers", "servers-by-token")
+        needed = [("oracle", ("http", *both)), ("base", both)]
         options = {"ops": self.comparison.engine.get("ops")}
         servers = {
             model: stack.enter_context(self._start("server", {"model": model, **options}))
@@ -238,7 +242,7 @@ def _contenders(comparison: Comparison, works: Mapping[str, Work]) -> Iterator[C
     for peer, parts in PEERS:
         if peer in comparison.peers:
             for part in parts:
-                if part != GUIDED or guided:
+                if part in comparison.parts and (part != GUIDED or guided):
                     yield Contender(part, peer, guided if part == GUIDED else {part: works[part]})
 
 
@@ -328,7 +332,7 @@ def _faults(
             f"{contender.peer} wrote {sum(lengths[0])} tokens and dodona {sum(lengths[1])}, which does not compare: "
             "--ignore-eos writes on to the limit"
         )
-    changed = contender.peer == "two-servers" or any(
+    changed = contender.peer in ("two-servers", "servers-by-token") or any(
         first.facts.get(name) for name in ("prompts_changed", "bursts_changed", "ids_read_again")
     )
     if comparison.dtype == "float32" and first.ids != mine.ids and not changed and contender.peer != "url":

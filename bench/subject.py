@@ -55,6 +55,15 @@ class Subject:
         """
         return min(open_checkpoint(name).config.max_position_embeddings for name in self.names)
 
+    @property
+    def parameters(self) -> int:
+        """Parameters of the larger model.
+
+        Raises:
+            DodonaError: a model that cannot be used.
+        """
+        return max(open_checkpoint(name).config.num_parameters for name in self.names)
+
     def engine(self, *, max_batch: int, max_length: int) -> Engine:
         """An engine for so many sequences of so many tokens."""
         names = self.names

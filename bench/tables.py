@@ -67,6 +67,10 @@ def sections(lines: Sequence[Line]) -> Sections:
         from dodona.bench.compare_table import peers
 
         return peers(lines)
+    if bench == "scaling":
+        from dodona.bench.scaling_table import scaling
+
+        return scaling(lines)
     from dodona.bench.step_tables import TABLES
 
     return TABLES.get(str(bench), plain)(lines)

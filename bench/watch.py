@@ -44,15 +44,21 @@ class Forward(NamedTuple):
     ended: Any  # seconds, or a CUDA event; for ``elapsed``
 
 
+class Forwards(list[Forward]):
+    """Forwards in their order. On the host's loop the clock stands still while they are noted."""
+
+    noting = 0.0  # seconds that noting them took, which are in no forward and between no two
+
+
 def elapsed(start: Any, stop: Any) -> float:
     """Milliseconds between the ends of two forwards of one engine."""
     return float(start.elapsed_time(stop) if hasattr(start, "elapsed_time") else 1e3 * (stop - start))
 
 
 @contextmanager
-def watched(engine: Engine) -> Iterator[list[Forward]]:
+def watched(engine: Engine) -> Iterator[Forwards]:
     """The forwards that run in here, in their order; complete once the requests are."""
-    forwards: list[Forward] = []
+    forwards = Forwards()
     loop = engine.loop
     watcher = _on_device(loop, forwards) if isinstance(loop, DeviceLoop) else _on_host(loop, forwards)
     with replaced(loop, "_read", watcher):
@@ -100,25 +106,29 @@ def _kind(model: str, sequence: Any, start: int, tokens: int) -> str:
     return BURST if tokens == 1 and bursting else SYNC
 
 
-def _on_host(loop: Loop, forwards: list[Forward]) -> Any:
+def _on_host(loop: Loop, forwards: Forwards) -> Any:
     read = loop._read
 
     def timed(lane: Any, runner: Any, works: list[Any]) -> list[Any]:
+        entered = time.perf_counter()
         starts = [lane.length(sequence) for sequence, _ in works]
         tokens = tuple(count for _, count in works)
         kind = kind_of(lane.name, [(work[0], start, work[1]) for work, start in zip(works, starts, strict=True)])
         began = time.perf_counter()
+        forwards.noting += began - entered
         rows = read(lane, runner, works)
         ended = time.perf_counter()
+        clock = ended - forwards.noting
         contexts = tuple(start + count for start, count in zip(starts, tokens, strict=True))
         writes = sum(row.next for row in rows)
-        forwards.append(Forward(lane.name, kind, tokens, contexts, writes, 1e3 * (ended - began), ended))
+        forwards.append(Forward(lane.name, kind, tokens, contexts, writes, 1e3 * (ended - began), clock))
+        forwards.noting += time.perf_counter() - ended
         return rows
 
     return timed
 
 
-def _on_device(loop: DeviceLoop, forwards: list[Forward]) -> Any:
+def _on_device(loop: DeviceLoop, forwards: Forwards) -> Any:
     read = loop._read
 
     def noted(flights: list[Any]) -> None:

@@ -44,12 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     work.add_argument("--repeats", metavar="N", type=positive, help="timed runs of each")
     work.add_argument("--ignore-eos", action="store_true", help="write on after end tokens, to the limit")
+    work.add_argument("--parts", metavar="LIST", type=listed(str), help="guided,base,oracle: the work (default: all)")
     peers = parser.add_argument_group("peers")
     peers.add_argument(
         "--peers",
         metavar="LIST",
         type=listed(str),
-        help="naive,careful,http,two-servers,generate,compiled,assisted (default: all; with --quick, a few)",
+        help="naive,careful,http,two-servers,servers-by-token,generate,compiled,assisted "
+        "(default: all; with --quick, a few)",
     )
     peers.add_argument(
         "--python",
@@ -150,13 +152,14 @@ def comparisons_of(args: argparse.Namespace) -> list[Comparison]:
             raise DodonaError("--dtypes leaves nothing to measure: the default set is in float32 and bfloat16")
     changes: dict[str, Any] = {
         "device": str(device),
-        "ignore_eos": args.ignore_eos,
         "engine": engine_options(args, device.type),
         "url": args.url,
         "url_model": args.url_model,
         "pythons": interpreters(args.python, known),
     }
     changes |= {name: getattr(args, name) for name in ("threads", "tokens", "repeats") if getattr(args, name)}
+    if args.ignore_eos:
+        changes["ignore_eos"] = True
     if args.prompt:
         if not all(args.prompt):
             raise DodonaError("--prompt is empty")
@@ -165,6 +168,8 @@ def comparisons_of(args: argparse.Namespace) -> list[Comparison]:
         changes["guided"] = tuple(guided_of(text) for text in args.guided)
     if args.peers:
         changes["peers"] = args.peers
+    if args.parts:
+        changes["parts"] = tuple(part_of(name) for name in args.parts)
     found = [replace(comparison, **changes) for comparison in found]
     if args.url:
         found = [replace(c, peers=tuple(dict.fromkeys((*c.peers, "url")))) for c in found]
@@ -196,6 +201,20 @@ def guided_of(text: str) -> Guided:
     except ValueError as error:
         raise DodonaError(f"--guided takes C,K,TRIGGER as in 8,8,every(12), not {text!r} ({error})") from error
     return found
+
+
+def part_of(name: str) -> str:
+    """A part of the work by its short name.
+
+    Raises:
+        DodonaError: there is none of that name.
+    """
+    from dodona.bench.compare import BASE_ALONE, GUIDED, ORACLE_ALONE
+
+    parts = {"guided": GUIDED, "base": BASE_ALONE, "oracle": ORACLE_ALONE}
+    if name not in parts:
+        raise DodonaError(f"--parts: there is no part {name!r}: choose among {', '.join(parts)}")
+    return parts[name]
 
 
 def interpreters(given: Iterable[str], known: Iterable[str]) -> dict[str, str]:

@@ -3,7 +3,9 @@
 ``http``: the base runs here, in the engine; the oracle is behind a completions server in a process of its own
 (``dodona.bench.server`` around the same engine, or, as the peer ``url``, any other). At a consult the text so far goes
 over, text comes back and all of it is tokenised again; the base keeps its cache of the ids that stayed the same.
-``two-servers``: the base is behind a server as well, and the client holds nothing but the text.
+``two-servers``: the base is behind a server as well, and the client holds nothing but the text. It asks for all base
+tokens up to the next consult at once, which it can because the rules here look at positions alone.
+``servers-by-token``: the same for a rule that looks at the base's signals: one base token a call.
 
 Both servers keep the cache of their last text, so nothing is computed twice. What the hop does to the ids is counted
 after the clock has stopped.
@@ -119,6 +121,8 @@ class Http:
 class TwoServers:
     """Both models behind servers; the client has a tokenizer only to take apart the texts it is given."""
 
+    at_once = True  # base tokens come in one call
+
     def __init__(self, setup: Setup) -> None:
         from dodona.engine.checkpoint import open_checkpoint
 
@@ -152,6 +156,8 @@ class TwoServers:
             else:
                 budget = consults < work.c and work.k > 0
                 until = next((n for n in range(1, left) if budget and rule.fires(len(ids) + n, run + n)), left)
+                if budget and not self.at_once:
+                    until = 1
                 answer = self.base.complete(text, until)
                 run += until
             text += answer.text
@@ -167,6 +173,12 @@ class TwoServers:
         if answer.written is None or answer.written == len(ids):
             return ids
         return (ids + [0] * answer.written)[: answer.written]
+
+
+class ServersByToken(TwoServers):
+    """Both models behind servers, and a base token a call."""
+
+    at_once = False
 
 
 def _alone(work: Work, prompt: tuple[int, ...]) -> Work:

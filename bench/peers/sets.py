@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from dodona.bench.compare import PEERS, Comparison, Guided
+from dodona.bench.compare import BASE_ALONE, GUIDED, PARTS, PEERS, Comparison, Guided
 from dodona.eval.arith.problems import held_out_problems
 
 PAIR = ("arith-base", "arith-oracle")
@@ -12,6 +12,8 @@ TEXT = ("smollm2@drop=24,26", "smollm2")
 STORY = "Tell me a story about a fox and a crow."
 SOME = Guided(8, 8, "every(12)")
 MANY = Guided(math.inf, 1, "every(2)")  # consults decided token by token
+EACH = Guided(math.inf, 1, "every(1)")  # as often as two models can take turns
+FEW = Guided(8, 4, "every(4)")  # for texts too short for SOME
 ALL = tuple(peer for peer, _ in PEERS if peer != "url")
 
 
@@ -32,11 +34,24 @@ def default_comparisons(*, quick: bool) -> tuple[Comparison, ...]:
     The whole set leaves the naive loop out where a run of it takes minutes and shows what another row shows.
     """
     if quick:
-        pair = _pair(prompts=2, tokens=160, repeats=3, peers=("careful", "http", "two-servers", "generate"))
         return (
-            pair,
-            _text("bfloat16", tokens=40, repeats=2, peers=("naive", "careful", "generate")),
-            _text("float32", tokens=24, repeats=2, peers=("careful", "generate")),
+            _pair(
+                prompts=1,
+                tokens=96,
+                repeats=3,
+                peers=("careful", "http", "servers-by-token", "generate"),
+                guided=(SOME, EACH),
+                parts=(GUIDED, BASE_ALONE),
+            ),
+            _text(
+                "bfloat16",
+                tokens=20,
+                repeats=2,
+                peers=("naive", "careful", "generate"),
+                guided=(FEW,),
+                parts=(GUIDED, BASE_ALONE),
+            ),
+            _text("float32", tokens=16, repeats=2, peers=("generate",), guided=(), parts=(BASE_ALONE,)),
         )
     return (
         _pair(prompts=4, tokens=256, repeats=7, peers=tuple(peer for peer in ALL if peer != "compiled")),
@@ -45,27 +60,46 @@ def default_comparisons(*, quick: bool) -> tuple[Comparison, ...]:
     )
 
 
-def _pair(*, prompts: int, tokens: int, repeats: int, peers: tuple[str, ...]) -> Comparison:
+def _pair(
+    *,
+    prompts: int,
+    tokens: int,
+    repeats: int,
+    peers: tuple[str, ...],
+    guided: tuple[Guided, ...] = (SOME, MANY, EACH),
+    parts: tuple[str, ...] = PARTS,
+) -> Comparison:
     return Comparison(
         base=PAIR[0],
         oracle=PAIR[1],
         dtype="float32",
         prompts=problems(prompts),
         tokens=tokens,
-        guided=(SOME, MANY),
+        guided=guided,
         peers=peers,
         repeats=repeats,
+        parts=parts,
     )
 
 
-def _text(dtype: str, *, tokens: int, repeats: int, peers: tuple[str, ...]) -> Comparison:
+def _text(
+    dtype: str,
+    *,
+    tokens: int,
+    repeats: int,
+    peers: tuple[str, ...],
+    guided: tuple[Guided, ...] = (SOME,),
+    parts: tuple[str, ...] = PARTS,
+) -> Comparison:
     return Comparison(
         base=TEXT[0],
         oracle=TEXT[1],
         dtype=dtype,
         prompts=(STORY,),
         tokens=tokens,
-        guided=(SOME,),
+        guided=guided,
         peers=peers,
         repeats=repeats,
+        parts=parts,
+        ignore_eos=True,  # in bfloat16 a near-tie may end one text before another
     )

@@ -29,6 +29,7 @@ MAKERS = (
     ("http", "dodona.bench.peers.hop", "Http"),
     ("url", "dodona.bench.peers.hop", "Http"),
     ("two-servers", "dodona.bench.peers.hop", "TwoServers"),
+    ("servers-by-token", "dodona.bench.peers.hop", "ServersByToken"),
     ("server", "dodona.bench.peers.serve", "Served"),
 )
 

@@ -34,6 +34,19 @@ class View:
     high: int = 0  # the longest prefix ever fed, to tell recomputed tokens from new ones
 
 
+class PromptIds(tuple[int, ...]):
+    """A prompt's ids as a key of dictionaries, which is looked up at every tick: hashed once."""
+
+    _hash: int
+
+    def __hash__(self) -> int:
+        try:
+            return self._hash
+        except AttributeError:
+            self._hash = super().__hash__()
+            return self._hash
+
+
 class Sequence:
     """Mutable state of one request. The engine feeds it; only ``commit`` appends tokens."""
 
@@ -49,7 +62,7 @@ class Sequence:
     ) -> None:
         self.request = request
         self.trigger = request.parsed_trigger
-        self.prompt = tuple(prompt_ids)
+        self.prompt = PromptIds(prompt_ids)
         self.ids = list(prompt_ids)
         self.c = c
         self.samplings = {BASE: request.base_sampling, ORACLE: request.oracle_sampling}

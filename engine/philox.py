@@ -42,10 +42,12 @@ def philox4x32(counter: tuple[Any, Any, Any, Any], key: tuple[Any, Any]) -> tupl
 
 
 def _multiply(word: Any, constant: int) -> tuple[Any, Any]:
-    """High and low 32 bits of a product of two 32-bit words, without leaving signed 64 bits."""
-    low_half, high_half = (word & 0xFFFF) * constant, (word >> 16) * constant
-    middle = high_half + (low_half >> 16)
-    return middle >> 16, ((middle & 0xFFFF) << 16) | (low_half & 0xFFFF)
+    """High and low 32 bits of a product of two 32-bit words.
+
+    The product wraps around in signed 64 bits, where it has the bits of the unsigned one.
+    """
+    product = word * constant
+    return (product >> 32) & _MASK, product & _MASK
 
 
 def uniforms(key: tuple[int, int], positions: np.ndarray[Any, Any], stream: int = STREAM_TRIGGER) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,20 @@ def project_files() -> list[Path]:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("not a git checkout, so the project's files cannot be told from others")
     return sorted({Path(name) for name in names if name and os.path.lexists(ROOT / name)})
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line in this process; returns its exit code, standard output and standard error."""
+    from dodona.cli import main
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()  # what was printed before is not this command's
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dodona import Engine, Request, __version__
-from dodona.cli import COMMANDS, Parser, kebab, main
+from dodona.cli import COMMANDS, Parser, kebab
 from dodona.engine.records import read_records
 from dodona.eval.commands import generate
 from dodona.eval.commands.env import memory_size
@@ -26,21 +26,6 @@ from dodona.eval.commands.options import add_request_options, request_options
 
 QUESTION = "What is 23 + 48?"
 Outcome = tuple[int, str, str]  # exit code, standard output, standard error
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs a command line in this process."""
-
-    def run(*arguments: str) -> Outcome:
-        try:
-            code = main(arguments)
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

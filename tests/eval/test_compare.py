@@ -12,26 +12,10 @@ from typing import Any
 import pytest
 from sample_runs import BASE, ORACLE, SampleArm, grid, header, problem, record, rising, write_lines, write_runs
 
-from dodona.cli import main
 from dodona.eval.stats.paired import Pairs, mcnemar, tango
 
 Outcome = tuple[int, str, str]  # exit code, standard output, standard error
 ARM = SampleArm(5, 10)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs a command line in this process."""
-
-    def run(*arguments: str | Path) -> Outcome:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def compared(cli: Callable[..., Outcome], *arguments: str | Path) -> dict[str, Any]:

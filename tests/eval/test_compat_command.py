@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from dodona.cli import main
 from dodona.engine.engine import Engine
 from dodona.engine.records import read_records
 from dodona.eval.arms import Arm
@@ -41,21 +40,6 @@ NAMES = {
     variant_name(HONEST, ("strip", "no-end")),
     variant_name(HONEST, ("no-end",)),
 }
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs a command line in this process."""
-
-    def run(*arguments: str | Path) -> Outcome:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def recorded(place: Path) -> dict[tuple[str, str], dict[str, Any]]:

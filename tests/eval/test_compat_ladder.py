@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from sample_runs import BASE, SampleArm, header, problem, record, write_lines
 
-from dodona.cli import main
 from dodona.eval.compat.kept import moved
 from dodona.eval.compat.switches import NOT_VALID, STRIP, variant_name
 from dodona.eval.report.plots import draw
@@ -26,21 +25,6 @@ from dodona.eval.stats.paired import Pairs, clustered_difference, mcnemar, tango
 Outcome = tuple[int, str, str]
 ARM, OTHER = SampleArm(5, 10), SampleArm(5, 20)
 EVERYTHING = ["strip", "no-end", "drop-unparsed", "string-match"]
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs a command line in this process."""
-
-    def run(*arguments: str | Path) -> Outcome:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def variant(arm: SampleArm, index: int, switches: Sequence[str], outcome: str, **change: Any) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from kept_records import contents
 
-from dodona.cli import main
 from dodona.engine.engine import Engine
 from dodona.engine.records import read_records
 from dodona.eval.models import Models
@@ -19,18 +18,6 @@ from dodona.eval.plan import duration
 
 Outcome = tuple[int, str, str]
 GRID = ("eval", "--dataset", "arith", "--c", "0,1", "--k", "3", "--max-new-tokens", "40")
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs a command line in this process."""
-
-    def run(*arguments: str) -> Outcome:
-        code = main(arguments)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ import pytest
 import scipy.stats
 from sample_runs import BASE, ORACLE, SampleArm, grid, header, problem, record, rising, write_lines, write_runs
 
-from dodona.cli import main
 from dodona.eval.report.contrast import contrast
 from dodona.eval.report.official import official_scores
 from dodona.eval.report.section import Section, make_section
@@ -28,21 +27,6 @@ from dodona.eval.stats.paired import Pairs, mcnemar, tango
 
 Outcome = tuple[int, str, str]  # exit code, standard output, standard error
 ARM = SampleArm(5, 10)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs a command line in this process."""
-
-    def run(*arguments: str | Path) -> Outcome:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def report(cli: Callable[..., Outcome], *arguments: str | Path) -> dict[str, Any]:

@@ -38,7 +38,6 @@ from viewer_runs import (
     write_trace,
 )
 
-from dodona.cli import main
 from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError
 from dodona.engine.records import RecordFile
@@ -70,21 +69,6 @@ HOSTILE = (
 @pytest.fixture(scope="module")
 def tokens() -> Tokenizer:
     return tokenizer()
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Runs a command line in this process."""
-
-    def run(*arguments: str | Path) -> Outcome:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def two_arms(tokens: Tokenizer) -> list[MadeRun]:

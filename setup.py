@@ -43,7 +43,7 @@ setup(
         "dodona.kernels": ["*.json"],
         "dodona.bench": ["results/*.json", "results/*.jsonl"],
         "dodona.eval.viewer": ["page/*"],
-        "dodona.eval.report": ["page.css", "page.js"],
+        "dodona.eval.report": ["page.css", "page.js", "browse.css", "browse.js"],
         "dodona.eval.causal": ["page.css"],
         "dodona.eval.recover": ["examples.css", "examples.js"],
         "dodona.eval.judge": ["pairs.css", "pairs.js", "prompts/*.txt"],

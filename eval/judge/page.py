@@ -45,21 +45,12 @@ def page(
     rows = [_row(name, one) for name, pairs in judged.items() for one in pairs[:most]]
     cut = max((len(pairs) for pairs in judged.values()), default=0) > most
     some = f" The first {most} pairs of each judge are on this page; all are in judgements.jsonl." if cut else ""
-    selects = "".join(
-        f'<select data-of="{name}" aria-label="{name}"><option value="">{label}</option></select>'
-        for name, label in _FILTERS.items()
-    )
     lead = f"Report by dodona {__version__}. Intervals are 95 % intervals. The denominator is every pair asked for."
     body = [
         f"<p>A: {escaped(names[0])}<br>B: {escaped(names[1])}</p>",
         *map(html.note, notes),
         *map(html.titled_table, tables),
-        f'<section id="pairs"><h2>Pairs</h2><p class="soft">Both answers to each question, and the verdict.{some}</p>'
-        f'<div class="controls">{selects}<input id="pair-search" type="search" placeholder="Search" '
-        f'aria-label="Search"><button id="pair-back" type="button">Back</button>'
-        f'<button id="pair-on" type="button">On</button><span id="pair-tally"></span></div>'
-        f'<div id="pair-list"></div></section>',
-        f'<script type="application/json" id="rows">{html.as_json(rows)}</script>',
+        html.browser("pair", "Pairs", f"Both answers to each question, and the verdict.{some}", _FILTERS, rows),
         html.meanings(definitions(tables)),
         html.folded("Configuration and versions", html.listing(facts)),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +44,7 @@ def page(
         *map(html.note, notes),
         html.figures(pictures),
         *map(html.titled_table, tables),
-        *(_examples(shown) if shown.rows else ()),
+        _examples(shown) if shown.rows else "",
         html.meanings(definitions(tables)),
         html.folded("Configuration, versions and files", html.listing(_facts(findings))),
     ]
@@ -53,21 +53,10 @@ def page(
     return html.document(title, lead, body, styles=[own / "examples.css"], scripts=scripts)
 
 
-def _examples(shown: Examples) -> Iterator[str]:
+def _examples(shown: Examples) -> str:
     some = "" if len(shown.rows) == shown.of else f" {len(shown.rows)} of {shown.of} completions are on this page."
-    selects = "".join(
-        f'<select data-of="{name}" aria-label="{name}"><option value="">{label}</option></select>'
-        for name, label in _FILTERS.items()
-    )
-    yield (
-        f'<section id="examples"><h2>Examples</h2><p class="soft">What was given in grey, then the cut, then what the '
-        f"model wrote.{some}</p>"
-        f'<div class="controls">{selects}<input id="example-search" type="search" placeholder="Search" '
-        f'aria-label="Search"><button id="example-back" type="button">Back</button>'
-        f'<button id="example-on" type="button">On</button><span id="example-tally"></span></div>'
-        f'<div id="example-list"></div></section>'
-    )
-    yield f'<script type="application/json" id="rows">{html.as_json(shown.rows)}</script>'
+    says = f"What was given in grey, then the cut, then what the model wrote.{some}"
+    return html.browser("example", "Examples", says, _FILTERS, shown.rows)
 
 
 def _facts(findings: Findings) -> dict[str, Any]:

@@ -28,11 +28,12 @@ def document(
         lead: the line under the title, as plain text.
         body: HTML.
         styles: files beside the style that all pages have.
-        scripts: files beside the script that all pages have.
+        scripts: files beside the script that all pages have; they may use `browse`.
     """
     folder = Path(__file__).parent
-    style = "".join(_text(path) for path in (folder / "page.css", *styles))
-    programs = [_text(path) for path in (folder / "page.js", *scripts)]
+    common = ("page", "browse") if scripts else ("page",)
+    style = "".join(_text(path) for path in (*(folder / f"{name}.css" for name in common), *styles))
+    programs = [_text(path) for path in (*(folder / f"{name}.js" for name in common), *scripts)]
     allowed = " ".join(f"'{_digest(program)}'" for program in programs)
     policy = f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src {allowed}"
     parts = [
@@ -105,6 +106,29 @@ def figures(pictures: Sequence[Picture], *, wide: bool = True) -> str:
         for picture in pictures
     )
     return f'<div class="figures{" wide" if wide else ""}">{shown}</div>'
+
+
+def browser(name: str, heading: str, says: str, filters: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows to look through, which a script of the page draws with `browse` (browse.js): a few at a time, with filters.
+
+    Args:
+        name: of a row; the section is called ``names``.
+        says: the line under the heading, as plain text.
+        filters: what each select is called where it filters nothing, by what it filters by.
+        rows: as data for the script.
+    """
+    selects = "".join(
+        f'<select data-of="{by}" aria-label="{by}"><option value="">{escaped(label)}</option></select>'
+        for by, label in filters.items()
+    )
+    return (
+        f'<section id="{name}s"><h2>{escaped(heading)}</h2><p class="soft">{escaped(says)}</p>'
+        f'<div class="controls">{selects}<input id="{name}-search" type="search" placeholder="Search" '
+        f'aria-label="Search"><button id="{name}-back" type="button">Back</button>'
+        f'<button id="{name}-on" type="button">On</button><span id="{name}-tally"></span></div>'
+        f'<div id="{name}-list"></div></section>\n'
+        f'<script type="application/json" id="rows">{as_json(rows)}</script>'
+    )
 
 
 def experiment_facts(experiment: Experiment) -> dict[str, str]:

@@ -240,7 +240,7 @@ def test_nothing_in_a_record_becomes_part_of_the_page(evil_page: Path) -> None:
     """A model that writes a script tag must not run in its reader's browser, whatever the policy says."""
     page = evil_page.read_text(encoding="utf-8")
     reader = Reader(page)
-    assert "evil.example" in page and "<img src=http" not in page and page.count("<script") == 3
+    assert "evil.example" in page and "<img src=http" not in page and page.count("<script") == 4
     assert not [attributes for tag, attributes in reader.elements if tag == "img" and "onerror" in attributes]
     policy = next(a["content"] for tag, a in reader.elements if tag == "meta" and "http-equiv" in a)
     assert policy is not None and policy.startswith("default-src 'none'")
@@ -319,7 +319,7 @@ def test_the_page_filters_examples_by_verdict_and_finds_a_row_by_its_id(evil_pag
         )
         wanted = sum(row["correct"] is correct and (row["kind"] == RIGHT) is control for row in rows)
         assert js("return document.getElementById('example-tally').textContent").endswith(f" of {wanted}")
-        heads = js("return [...document.querySelectorAll('.example-head strong')].map(e => e.textContent)")
+        heads = js("return [...document.querySelectorAll('.example .row-head strong')].map(e => e.textContent)")
         assert heads and all(head.startswith(verdict) for head in heads)
     target = rows[len(rows) // 2]
     js("location.hash = encodeURIComponent(arguments[0])", target["id"])

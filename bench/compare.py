@@ -23,9 +23,9 @@ from dodona.bench.peers.work import Outcome, Unavailable, Work
 from dodona.bench.server.kept import common_prefix
 from dodona.bench.spread import spread
 from dodona.engine.checkpoint import open_checkpoint
-from dodona.engine.engine import _ONE_THREAD
 from dodona.engine.errors import DodonaError
 from dodona.engine.memory import device_memory
+from dodona.engine.options import ONE_THREAD
 
 Row = dict[str, Any]
 
@@ -119,7 +119,7 @@ def resolved(comparison: Comparison) -> Comparison:
     if comparison.threads is not None:
         return comparison
     largest = max(open_checkpoint(name).config.num_parameters for name in (comparison.base, comparison.oracle))
-    return replace(comparison, threads=1 if largest < _ONE_THREAD else torch.get_num_threads())
+    return replace(comparison, threads=1 if largest < ONE_THREAD else torch.get_num_threads())
 
 
 def rows(comparison: Comparison, scratch: Path) -> Iterator[Row]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import torch
 
@@ -19,7 +17,9 @@ from dodona.engine.flash import Flash, check_flash, find_flash
 from dodona.engine.loop import Loop
 from dodona.engine.memory import MemoryPlan, device_memory, plan_memory
 from dodona.engine.ops import make_ops
+from dodona.engine.options import BACKENDS, ONE_THREAD, backend_of, device_of, dtype_of
 from dodona.engine.placement import on_one, parse_device_map, spread_layers
+from dodona.engine.prompts import as_request, check_options, encode, expand, is_single
 from dodona.engine.request import DEFAULT_CONSULTS, Prompt, Request
 from dodona.engine.result import Result, Token, failed_result, make_result
 from dodona.engine.runner import Runner
@@ -29,20 +29,6 @@ from dodona.engine.tokenizer import IncrementalDecoder, Tokenizer, check_same_vo
 from dodona.engine.trigger import ExpressionTrigger
 
 _PAGE_SIZE = {"cpu": 32, "cuda": 256}
-# Parameters below which one CPU thread is used: waking a second one for microseconds of work gains nothing, and on a
-# machine busy with something else the two wait for each other at every operation (6700 tokens/s became 260).
-_ONE_THREAD = 10_000_000
-
-
-class Backend(NamedTuple):
-    """What runs a step."""
-
-    ops: str  # torch or triton: its operations
-    loop: str  # host or device: where it is decided
-
-
-BACKENDS = MappingProxyType({"eager": Backend("torch", "host"), "triton": Backend("triton", "device")})
-_OPTIONS = {field.name for field in dataclasses.fields(Request)} - {"prompt"}
 
 
 class Engine:
@@ -146,7 +132,7 @@ class Engine:
         self.oracle = runners[1] if oracle is not None else None
         self._eos = [frozenset(checkpoint.config.eos_token_ids) for checkpoint in opened]
         largest = max(checkpoint.config.num_parameters for checkpoint in opened)
-        if threads is None and self.device.type == "cpu" and largest < _ONE_THREAD:
+        if threads is None and self.device.type == "cpu" and largest < ONE_THREAD:
             threads = 1
         self.loop: Loop | DeviceLoop
         if self.backend.loop == "device":
@@ -238,10 +224,10 @@ class Engine:
                 ``error`` set and the others are not touched.
         """
         n = options.pop("n", None)
-        _check_options(options)
-        if not _is_single(prompts):
-            return self._run(self._prepare(_expand(prompts, options, n)))
-        request = _as_request(prompts, options)
+        check_options(options)
+        if not is_single(prompts):
+            return self._run(self._prepare(expand(prompts, options, n)))
+        request = as_request(prompts, options)
         sequences = [self._sequence(sample) for sample in ([request] if n is None else request.samples(n))]
         results = sorted(self._run(iter(sequences)), key=lambda result: result.request.sample)
         for result in results:
@@ -256,8 +242,8 @@ class Engine:
         Raises:
             DodonaError: as ``generate``; what was yielded before stays valid.
         """
-        _check_options(options)
-        sequence = self._sequence(_as_request(prompt, options))
+        check_options(options)
+        sequence = self._sequence(as_request(prompt, options))
         decoder = IncrementalDecoder(self.tokenizer)
         shown = 0
         finished: deque[Sequence] = deque()
@@ -415,7 +401,7 @@ class Engine:
         if self.oracle is None and request.oracle_tail:
             raise RequestError("oracle_tail needs an oracle, and none is loaded")
         self._check_extras(request, c)
-        ids = self._encode(request)
+        ids = encode(request, self.tokenizer, self.base.config.vocab_size)
         if len(ids) >= self.context:
             raise RequestError(
                 f"the prompt has {len(ids)} tokens, and the models' context of {self.context} leaves no room to write"
@@ -443,78 +429,6 @@ class Engine:
             who = f"the trigger {trigger.text!r} needs attention signals" if needs else f"{asked} was asked for"
             raise RequestError(f"{who}, which only the host loop computes: set loop='host'")
 
-    def _encode(self, request: Request) -> list[int]:
-        prompt = request.prompt
-        if isinstance(prompt, str):
-            if not prompt:
-                raise RequestError("the prompt is empty")
-            try:
-                prompt.encode()
-            except UnicodeError as error:
-                raise RequestError(f"the prompt is not valid Unicode text: {error}") from error
-            ids = self.tokenizer.encode(prompt, raw=request.raw)
-        elif prompt and isinstance(prompt[0], Mapping):
-            ids = self.tokenizer.encode_chat(list(prompt))  # type: ignore[arg-type]
-        else:
-            ids = list(prompt)  # type: ignore[arg-type]
-            vocab = self.base.config.vocab_size
-            for token in ids:
-                if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab:
-                    raise RequestError(f"{token!r} in the prompt is not a token id of this vocabulary of {vocab}")
-        if not ids:
-            raise RequestError("the prompt is empty")
-        return ids
-
-
-def backend_of(options: Mapping[str, Any]) -> Backend:
-    """What the options ``backend``, ``ops`` and ``loop`` of Engine come to.
-
-    Raises:
-        RequestError: there is no such backend or loop.
-    """
-    name, loop = options.get("backend") or "eager", options.get("loop")
-    if name not in BACKENDS:
-        raise RequestError(f"backend must be {' or '.join(map(repr, BACKENDS))}, not {name!r}")
-    if loop not in (None, "host", "device"):
-        raise RequestError(f"loop must be 'host' or 'device', not {loop!r}")
-    return Backend(options.get("ops") or BACKENDS[name].ops, loop or BACKENDS[name].loop)
-
-
-def device_of(device: str | torch.device | None) -> torch.device:
-    """The device that an option names.
-
-    Raises:
-        RequestError: it is unknown, or not here.
-    """
-    try:
-        chosen = (
-            torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        )
-    except RuntimeError as error:
-        raise RequestError(f"unknown device {device!r}") from error
-    if chosen.type not in ("cpu", "cuda"):
-        raise RequestError(f"device {chosen} is not supported: cpu or cuda")
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise RequestError("no CUDA device was found: use device='cpu'")
-    return chosen
-
-
-def dtype_of(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:
-    """The dtype that an option names, or the device's own.
-
-    Raises:
-        RequestError: it is none that models run in.
-    """
-    names = {"bfloat16": torch.bfloat16, "bf16": torch.bfloat16, "float16": torch.float16, "fp16": torch.float16}
-    names |= {"float32": torch.float32, "fp32": torch.float32}
-    if dtype is None:
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    chosen = names.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in names.values():
-        raise RequestError(f"dtype {dtype!r} is not one of float32, bfloat16, float16")
-    assert chosen is not None
-    return chosen
-
 
 def _check_pair(opened: list[Checkpoint], tokenizer: Tokenizer) -> None:
     base, oracle = opened
@@ -524,39 +438,3 @@ def _check_pair(opened: list[Checkpoint], tokenizer: Tokenizer) -> None:
             f"{base.name} scores {base.config.vocab_size} tokens and {oracle.name} {oracle.config.vocab_size}: "
             "base and oracle must share one vocabulary"
         )
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    unknown = sorted(set(options) - _OPTIONS)
-    if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(_OPTIONS))}, n")
-
-
-def _is_single(prompts: Any) -> bool:
-    if isinstance(prompts, (str, Request)):
-        return True
-    return (
-        isinstance(prompts, (list, tuple))
-        and bool(prompts)
-        and (isinstance(prompts[0], int) or (isinstance(prompts[0], Mapping) and "role" in prompts[0]))
-    )
-
-
-def _as_request(prompt: Any, options: Mapping[str, Any]) -> Request:
-    if isinstance(prompt, Request):
-        return dataclasses.replace(prompt, **options) if options else prompt
-    if isinstance(prompt, str) or _is_single(prompt) or (isinstance(prompt, (list, tuple)) and not prompt):
-        return Request(prompt=prompt, **options)
-    raise RequestError(f"a prompt must be text, token ids, chat messages or a Request, not {type(prompt).__name__}")
-
-
-def _expand(prompts: Iterable[Any], options: Mapping[str, Any], n: int | None) -> Iterator[Request | DodonaError]:
-    """Requests of an iterable, ``n`` samples each; a malformed one comes out as its error, to fail alone."""
-    for prompt in prompts:
-        try:
-            request = _as_request(prompt, options)
-            requests = [request] if n is None else request.samples(n)
-        except DodonaError as error:
-            yield error
-        else:
-            yield from requests

@@ -17,7 +17,8 @@ from dodona.engine.scores import Choice
 from dodona.engine.signals import rank
 from dodona.engine.step import Shape, Step, Watch
 from dodona.engine.trigger import ExpressionTrigger
-from dodona.kernels.settle import Code, Scored, Seated, code_of, feed, settle
+from dodona.kernels.settle import Scored, Seated, feed, settle
+from dodona.kernels.trigger import Code, code_of
 
 _log = logging.getLogger(__name__)
 

@@ -71,10 +71,8 @@ class PagePool:
         if tokens == 0:
             return 0
         table, length = self._tables[slot], self._lengths[slot]
-        held = len(table)
-        fresh = max(0, -(-(length + tokens) // self.page_size) - held)
-        index = length // self.page_size
-        return fresh + (index < held and self._refs[table[index]] > 1)  # and the copy of a page that others hold, too
+        fresh = max(0, self.pages_for(length + tokens) - len(table))
+        return fresh + int(self._writes_shared(table, length))
 
     def _writes_shared(self, table: list[int], length: int) -> bool:
         index = length // self.page_size

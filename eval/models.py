@@ -12,9 +12,10 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from dodona.engine.checkpoint import EMBEDDED, HUB_ALIASES, open_checkpoint
-from dodona.engine.engine import Engine, backend_of, device_of, dtype_of
+from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError
 from dodona.engine.hub import cached
+from dodona.engine.options import backend_of, device_of, dtype_of
 from dodona.engine.tokenizer import Tokenizer
 
 # Options of Engine beside the models, device and dtype: whole numbers of 1 or more, numbers, and texts.

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from dodona.engine.engine import Engine, backend_of
+from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError
+from dodona.engine.options import backend_of
 from dodona.engine.request import Request
 from dodona.engine.tokenizer import Tokenizer
 from dodona.eval.arms import Arm

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from dodona.bench.birth import typed_command
     from dodona.bench.gpu import check
     from dodona.bench.gpu.options import DUMMIES, EMBEDDED, Options
-    from dodona.engine.engine import device_of
+    from dodona.engine.options import device_of
 
     try:
         on_cuda = device_of(args.device).type == "cuda"

@@ -14,8 +14,9 @@ from dodona.bench.lines import ResultFile, json_text, lines_of
 from dodona.bench.subject import SEED, Subject
 from dodona.bench.subject import described as engine_facts
 from dodona.bench.tables import table
-from dodona.engine.engine import Engine, device_of
+from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError
+from dodona.engine.options import device_of
 
 ENGINE_OPTIONS = ("backend", "ops", "loop", "lookahead", "threads")
 

@@ -118,7 +118,7 @@ def comparisons_of(args: argparse.Namespace) -> list[Comparison]:
 
     from dodona.bench.compare import PEERS, Comparison
     from dodona.bench.peers.sets import ALL, SOME, default_comparisons, default_prompts
-    from dodona.engine.engine import device_of, dtype_of
+    from dodona.engine.options import device_of, dtype_of
 
     if bool(args.base_model) != bool(args.oracle_model):
         raise DodonaError("--base-model and --oracle-model go together")

@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     """
     from dodona.bench.ceiling import ceilings
     from dodona.bench.profile import in_ranges, rows
-    from dodona.engine.engine import device_of
     from dodona.engine.errors import DodonaError
+    from dodona.engine.options import device_of
 
     if args.nvtx and device_of(args.device).type != "cuda":
         raise DodonaError("--nvtx marks ranges for Nsight on a CUDA device: leave it out on the CPU")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 
 from dodona.bench.peers.load import Setup
-from dodona.bench.peers.work import Outcome, Work
 from dodona.bench.server.completions import CompletionsServer
 from dodona.bench.server.kept import Kept
 from dodona.engine.engine import Engine
 
 
 class Served:
-    """A running server; ``facts`` has its URL."""
+    """A running server, until its process ends; ``facts`` has its URL, where its work comes."""
 
     def __init__(self, setup: Setup) -> None:
         engine = Engine(
@@ -27,7 +26,3 @@ class Served:
         server = CompletionsServer(Kept(engine), setup.options["model"], ("127.0.0.1", 0))
         threading.Thread(target=server.serve_forever, daemon=True).start()
         self.facts = {"url": f"http://127.0.0.1:{server.server_port}"}
-
-    def run(self, work: Work, watch: bool) -> Outcome:
-        """Nothing: its work comes over HTTP."""
-        raise NotImplementedError

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 _RULE = re.compile(r"(every|at)\s*\(([\s\d,]*)\)|never")
 
@@ -91,6 +91,7 @@ class Unavailable(Exception):
     """A peer that cannot run here, and why."""
 
 
+@runtime_checkable
 class Subject(Protocol):
     """Something that decodes; made once a process, run many times."""
 

@@ -54,6 +54,8 @@ def serve(connection: Connection) -> int:
         say({"ready": facts() | getattr(subject, "facts", {})})
         while True:
             message = json.loads(connection.recv_bytes())
+            if not isinstance(subject, Subject):
+                raise TypeError(f"the peer {setup.peer} is a server, whose work comes over HTTP")
             say(subject.run(Work.from_json(message["work"]), message["watch"]).as_json())
     except (EOFError, ConnectionError):
         return 0
@@ -68,15 +70,14 @@ def serve(connection: Connection) -> int:
         return 1
 
 
-def make(setup: Setup) -> Subject:
-    """The peer that a setup names."""
+def make(setup: Setup) -> object:
+    """The peer that a setup names: a Subject, or a server beside the others."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import torch
 
     torch.set_num_threads(setup.threads)
     module, maker = next((module, maker) for name, module, maker in MAKERS if name == setup.peer)
-    subject: Subject = getattr(import_module(module), maker)(setup)
-    return subject
+    return getattr(import_module(module), maker)(setup)
 
 
 def facts() -> dict[str, Any]:

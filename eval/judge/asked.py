@@ -10,8 +10,8 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, Final, NamedTuple
 
-from dodona.engine.engine import backend_of
 from dodona.engine.errors import CheckpointError, DodonaError
+from dodona.engine.options import backend_of
 from dodona.eval.judge.answering import TEMPLATE, Question, Side, questions_of
 from dodona.eval.judge.judges import EXACT, SCRIPTS, Judge, ScriptedJudge, exact_judge
 from dodona.eval.judge.local import LocalJudge

@@ -15,7 +15,8 @@ from dodona.engine.seats import Column
 from dodona.engine.step import Step
 from dodona.engine.trigger import parse_trigger
 from dodona.kernels.launch import interpreting
-from dodona.kernels.settle import COLUMNS, NAMES, SYMBOLS, code_of
+from dodona.kernels.settle import NAMES
+from dodona.kernels.trigger import COLUMNS, SYMBOLS, code_of
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available() and not interpreting(), reason="needs a CUDA device or TRITON_INTERPRET=1"

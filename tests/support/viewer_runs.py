@@ -20,6 +20,7 @@ from dodona.engine.records import encode_record
 from dodona.engine.tokenizer import Tokenizer
 from dodona.engine.trace import COLUMNS, SCHEMA
 from dodona.eval.arms import Arm
+from dodona.eval.viewer.view import View
 from dodona.eval.viewer.vocabulary import open_tokenizer
 
 ALONE = Arm(0, 0, "never", "before", 0)
@@ -193,3 +194,21 @@ def read_page(page: bytes) -> PageData:
         planes = np.frombuffer(body[start : start + 4 * n], dtype=np.uint8).reshape(4, n)
         columns[place["name"]] = np.ascontiguousarray(planes.T).view("<i4").ravel()
     return PageData(tree, columns)
+
+
+def two_arms(tokens: Tokenizer) -> list[MadeRun]:
+    """Two problems, each by the base alone and guided."""
+    return [
+        make_run(tokens, ALONE, "p0", [("base", "So 2 + 3 = 6.\n")], seed=1, correct=False, parsed_answer="6"),
+        make_run(tokens, ALONE, "p1", [("base", "So 1 + 1 = 2.\n")], seed=2),
+        make_run(tokens, GUIDED, "p0", [("base", "So 2 + 3 ="), ("oracle", " 5."), ("base", "\n")], seed=3),
+        make_run(tokens, GUIDED, "p1", [("base", "So 1 + 1"), ("oracle", " ="), ("oracle", " 2.\n")], seed=4),
+    ]
+
+
+def data_of(view: View) -> PageData:
+    return read_page(view.page)
+
+
+def arms_of(data: PageData) -> list[str]:
+    return [arm["label"] for arm in data.tree["arms"]]

@@ -4,8 +4,8 @@
 
 Parts: ``base`` is SmolLM2 alone against transformers' ``generate`` (float32 and bfloat16, equal dequantised weights);
 ``guided`` is guided decoding against the naive loop that runs both models over the whole prefix at every token;
-``batch`` is guided throughput of many sequences against one, on the embedded pair and on SmolLM2, with the host's share
-of a tick. Greedy equality of the tokens is asserted where it is due (float32), the token count everywhere.
+``batch`` is guided throughput of many sequences against one (``bench/many.py``). Greedy equality of the tokens is
+asserted where it is due (float32), the token count everywhere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,43 +145,3 @@ def guided(folder: Path, tokens: int, repeats: int) -> dict[str, Any]:
 
     rates = measured({"dodona": ours, "naive": naive}, repeats)
     return {"tokens_per_second": rates, "ratio": rates["dodona"]["p50"] / rates["naive"]["p50"]}
-
-
-def batch(repeats: int) -> dict[str, Any]:
-    """Guided tokens/s of many sequences against one at a time."""
-    from dodona.eval.arith.problems import held_out_problems
-
-    pair = Engine(device="cpu")
-    wide = Engine(device="cpu", threads=torch.get_num_threads())  # tiny models run on one thread unless told otherwise
-    smollm2 = Engine(BASE, oracle=ORACLE, device="cpu", dtype="bfloat16", max_batch=16, max_length=512)
-    problems = [problem.question for problem in held_out_problems(256)]
-    sentences = [f"Write a sentence about the number {number}." for number in range(16)]
-    return {
-        "embedded pair x 64": one_against_many({"many": pair, "many, all threads": wide}, problems, 8, 128, repeats),
-        "smollm2 bf16 x 16": one_against_many({"many": smollm2}, sentences, 2, 48, repeats),
-    }
-
-
-def one_against_many(
-    engines: dict[str, Engine], prompts: list[str], few: int, tokens: int, repeats: int
-) -> dict[str, Any]:
-    """Rates of the first ``few`` prompts one at a time (by the first engine) and of all of them at once, by engine."""
-    engine = next(iter(engines.values()))
-    requests = [Request(prompt=text, c=3, k=5, trigger="entropy > 0.5", max_new_tokens=tokens) for text in prompts]
-
-    def one() -> int:
-        return sum(len(engine.generate(request).ids) for request in requests[:few])
-
-    def many(engine: Engine) -> int:
-        return sum(len(result.ids) for result in engine.generate(requests))
-
-    rates = measured({"one": one} | {name: partial(many, wide) for name, wide in engines.items()}, repeats)
-    engine.loop.model_seconds = 0.0
-    started = time.perf_counter()
-    many(engine)
-    whole = time.perf_counter() - started
-    return {
-        "tokens_per_second": rates,
-        "ratio": {name: rates[name]["p50"] / rates["one"]["p50"] for name in engines},
-        "host_share": 1 - engine.loop.model_seconds / whole,
-    }

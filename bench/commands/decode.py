@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from dodona.bench.birth import birth_certificate, typed_command
-from dodona.bench.decode import base_alone, batch, guided
+from dodona.bench.decode import base_alone, guided
+from dodona.bench.many import many_against_one
 from dodona.engine.errors import DodonaError
 
 PARTS = ("base", "guided", "batch")
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         if "guided" in parts:
             report["guided"] = guided(folder, args.tokens, args.repeats)
         if "batch" in parts:
-            report["batch"] = batch(args.repeats)
+            report["batch"] = many_against_one(args.repeats)
     text = json.dumps(report, indent=2)
     if args.out:
         args.out.write_text(text + "\n", encoding="utf-8")

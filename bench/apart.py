@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 START = 120.0  # seconds that a process may take until it is there
 LEAST = 30.0  # that it is given even where there is hardly any time left
+LEAVE = 10.0  # that a killed one may take to be gone, which it may never be where it hangs in the driver
 
 OURS = ("engine", "kernels", "bench/gpu")  # where the place of an error is worth a word
 _ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +69,7 @@ def results(
             ours.close()
             if process.is_alive():
                 process.kill()
-            process.join()
+            process.join(LEAVE)
 
 
 def reason(error: BaseException) -> str:

@@ -139,16 +139,15 @@ def _estimate(call: Call, device: torch.device) -> float:
 
 def _captured(calls: Sequence[Call], warm_up: Sequence[Call], device: torch.device) -> Any:
     """A graph of these calls; each of the warm-up's is called twice before, on the stream of the capture."""
-    stream = torch.cuda.Stream(device)
+    stream, graph = torch.cuda.Stream(device), torch.cuda.CUDAGraph()
     stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
+    with torch.cuda.stream(stream):  # around the capture too, which would not leave its stream where it fails
         for call in (*warm_up, *warm_up):
             call()
-    stream.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for call in calls:
-            call()
+        stream.synchronize()
+        with torch.cuda.graph(graph, stream=stream):
+            for call in calls:
+                call()
     return graph
 
 

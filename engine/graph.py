@@ -37,6 +37,7 @@ class Graphs:
         self.captures = self.replays = 0
         self._captured: dict[Hashable, Captured] = {}
         self._pool: Any = None  # a handle of torch's, made with the first capture
+        self._stream: Any = None  # one for all warm-ups and captures, as cuBLAS keeps a workspace for each stream
 
     def run(self, key: Hashable, program: Program, rows: list[int]) -> Tensor:
         """Run a program on these seats, replaying it where it was captured under this key.
@@ -69,17 +70,22 @@ class Graphs:
 
     def _capture(self, program: Program, count: int) -> Captured:
         rows_M = torch.full((count,), self.spare, device=self.device)
-        here, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
-        side.wait_stream(here)
-        with torch.cuda.stream(side):
-            for _ in range(_WARM_UPS):
-                program(rows_M)
-        here.wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(self.device)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool):
-            record = program(rows_M)
+        here, graph = torch.cuda.current_stream(self.device), torch.cuda.CUDAGraph()
+        self._stream.wait_stream(here)
+        with torch.cuda.stream(self._stream):
+            for _ in range(_WARM_UPS):
+                program(rows_M)
+            try:
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                    record = program(rows_M)
+            except RuntimeError as error:  # the end of a broken capture raises too, and says less
+                first = error.__context__
+                raise first if isinstance(first, RuntimeError) else error from None
+        here.wait_stream(self._stream)
         self.captures += 1
         _log.debug("captured a step program of %d seats, the %dth", count, self.captures)
         return Captured(graph, rows_M, record)

@@ -200,7 +200,7 @@ def linear(
         return y_MN
 
     name = "linear_silu_mul" if silu_mul else "linear"
-    default = default_config(rows, w_rows, inner)
+    default = default_config(rows, w_rows, inner, x_MK.dtype.itemsize)
     blocks = config or config_for(name, (padded_rows(rows), outputs, inner), device, default)
     splits, share = shares(inner, blocks["BLOCK_K"], blocks["SPLITS"] if splits is None else splits)
     part = squares = None

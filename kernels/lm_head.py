@@ -43,6 +43,7 @@ from dodona.kernels.norm import Norm, rms_norm_reference
 from dodona.kernels.parts import Parts, below, finite_or_zero, load_merged, store_part
 from dodona.kernels.portable import dot, rounded
 from dodona.kernels.sample import Filters, Sample, check_sampling, sample, store_draw
+from dodona.kernels.threshold import COLD
 from dodona.kernels.uncertainty import Results, Uncertainty, merge, merge_case, store_row, uncertainty_reference
 
 MAX_ROWS = 16
@@ -178,7 +179,7 @@ def _lm_head_kernel(
     store_part(parts, part_ids, row, live, part, B, PARTS, m, s, mean, spread, second, top_id)
     if temperature is not None:
         t = tl.load(temperature + row, mask=live, other=0.0)
-        greedy = t == 0
+        greedy = t < COLD
         t = tl.where(greedy, 1.0, t)
         key0 = tl.load(keys + 2 * row, mask=live, other=0).to(tl.uint32)
         key1 = tl.load(keys + 2 * row + 1, mask=live, other=0).to(tl.uint32)
@@ -217,7 +218,7 @@ def _lm_head_finish_kernel(
     mask = part < PARTS
     line = row.to(tl.int64)
     t = tl.load(temperature + row)
-    inverse_t = 1.0 / tl.where(t == 0, 1.0, t)
+    inverse_t = 1.0 / tl.where(t < COLD, 1.0, t)
     value = tl.load(draws + line * PARTS + part, mask=mask, other=float("-inf"))
     value_x = tl.load(draws + (line + B) * PARTS + part, mask=mask, other=float("-inf"))
     part_mass = tl.load(draws + (line + 2 * B) * PARTS + part, mask=mask, other=0.0)

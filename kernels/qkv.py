@@ -211,7 +211,8 @@ def qkv_append(
         return q_MHD
 
     key = (padded_rows(tokens), w_rows, hidden)
-    blocks = config or config_for("qkv_append", key, device, default_config(tokens, w_rows, hidden))
+    default = default_config(tokens, w_rows, hidden, x_ME.dtype.itemsize)
+    blocks = config or config_for("qkv_append", key, device, default)
     splits, share = shares(hidden, blocks["BLOCK_K"], blocks["SPLITS"] if splits is None else splits)
     part = squares = None
     if splits > 1:

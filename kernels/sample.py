@@ -2,7 +2,7 @@
 
     score   = x / T
     id      = argmax over kept tokens of score + g,   g = -ln(-ln u)    a draw from the softmax of the kept scores
-    T = 0     g = 0, T = 1, nothing filtered: the largest logit
+    T = 0     g = 0, T = 1, nothing filtered: the largest logit; likewise below 1e-20
 
 The lowest id among equal maxima wins; `noise` says what g is made of: nothing but the row's key, position and stream.
 
@@ -45,6 +45,7 @@ from dodona.kernels.noise import STREAM_SAMPLE, row_noise
 from dodona.kernels.parts import cut
 from dodona.kernels.portable import loop_bound
 from dodona.kernels.threshold import (
+    COLD,
     KEY_BITS,
     RADIX_BITS,
     SEARCH_BLOCK,
@@ -82,7 +83,7 @@ class Filters(NamedTuple):
 def sample_reference(logits_BV: Tensor, temperature_B: Tensor, noise_BV: Tensor, filters: Filters) -> Sample:
     """The definitions in float64, by sorting, plain torch; the noise is given."""
     x = logits_BV.double()
-    greedy = temperature_B == 0
+    greedy = temperature_B < COLD.value
     scores = x / torch.where(greedy, 1.0, temperature_B.double()).unsqueeze(1)
     off = torch.zeros_like(temperature_B)
     top_k = off if filters.top_k is None else torch.where(greedy, off, filters.top_k)
@@ -166,7 +167,7 @@ def _draw_kernel(
 def store_draw(ids, logprobs, row, B, code, token, x, m, log_s, t, mass):
     """Write a row's draw: `x` is the drawn token's logit, `log_s` the raw distribution's ln sum e^(x - m)."""
     fine = code == 0
-    greedy = t == 0
+    greedy = t < COLD
     scale = 1.0 / tl.where(greedy, 1.0, t)
     nan = float("nan")
     sampled = tl.where(greedy, 0.0, (x - m) * scale - tl.log(mass))

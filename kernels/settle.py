@@ -224,6 +224,7 @@ def _settle_kernel(
     next_phase = tl.where(finish == NOT_FINISHED, going, tl.where(finish >= BY_NAN, NOBODY, tail))
     phase = tl.where(active, next_phase.to(tl.int64), phase)
 
+    tl.debug_barrier()  # one thread stores: not before every other has loaded, or they decide on numbers of both times
     tl.store(at + PHASE, phase)
     tl.store(at + FINISH, finish)
     tl.store(at + LENGTH, length)

@@ -166,8 +166,8 @@ def padded_rows(rows: int) -> int:
     return rows if rows <= GEMV_ROWS else MAX_ROWS
 
 
-def default_config(rows: int, outputs: int, inner: int) -> dict[str, int]:
-    """Block sizes where the tuning table has none, for W with `outputs` rows of `inner` columns.
+def default_config(rows: int, outputs: int, inner: int, itemsize: int = 2) -> dict[str, int]:
+    """Block sizes where the tuning table has none, for W with `outputs` rows of `inner` columns of so many bytes each.
 
     ``SPLITS`` is above 1 where W is high and narrow: there too few programs would each walk far along K.
     """
@@ -180,7 +180,7 @@ def default_config(rows: int, outputs: int, inner: int) -> dict[str, int]:
         block_k = min(2048 if wide else 1024, max(16, triton.next_power_of_2(inner)))
         block_n, num_warps = (4, 8) if wide else (4 // rows, 4)
         return {"BLOCK_N": block_n, "BLOCK_K": block_k, "SPLITS": splits, "num_warps": num_warps, "num_stages": 1}
-    block_k = min(128, max(16, triton.next_power_of_2(inner)))
+    block_k = min(256 // itemsize, max(16, triton.next_power_of_2(inner)))
     block_n, num_warps = (16, 2) if outputs <= 4096 else (32, 4)  # narrow blocks where wide ones would be too few
     return {"BLOCK_N": block_n, "BLOCK_K": block_k, "SPLITS": splits, "num_warps": num_warps, "num_stages": 5}
 

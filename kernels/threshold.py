@@ -11,7 +11,7 @@ and to choose the lowest non-empty one of sixteen bins before which the count is
 reads the last level knows the exact key, the mass above it, and how many tokens of that key lie in earlier pieces: that
 decides ties by id. The number of launches depends on dtypes and on which filters are given, never on values.
 
-Greedy rows (T = 0) keep everything. Shape suffixes: B rows, V vocabulary.
+Greedy rows (T below COLD) keep everything. Shape suffixes: B rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from dodona.kernels.portable import loop_bound
 
 RADIX_BITS = 4
 KEY_BITS = {torch.bfloat16: 16, torch.float16: 20, torch.float32: 32}
+COLD: tl.constexpr = tl.constexpr(1e-20)  # a lower temperature is 0: scores would overflow, and noise be nothing
 SEARCH_BLOCK = 512  # tokens a tile; a program weighs [SEARCH_BLOCK, 16] numbers at a time
 
 
@@ -72,7 +73,7 @@ def order_key(x, score, BITS: tl.constexpr):
 def row_scale(temperature, top_logit, row):
     """What a row's scores depend on: T (1 where greedy), 1 / T, whether it is greedy, the largest logit."""
     t = tl.load(temperature + row)
-    greedy = t == 0
+    greedy = t < COLD
     t = tl.where(greedy, 1.0, t)
     m = tl.load(top_logit + row)
     return t, 1.0 / t, greedy, m

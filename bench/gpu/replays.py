@@ -43,6 +43,7 @@ PIECES = (
     "host synchronisations",
 )
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
+WAITED = "called a synchronizing"  # torch's warning; the one about the mode itself speaks of "synchronizing" too
 STEADY = "steady state"
 ROWS = ("numbers", "sampling", "pending", "pending_lse", "emas")  # of Seats, a row a seat
 BY_POSITION = ("ids", "base", "oracle", "draws")  # likewise, a place a position
@@ -206,7 +207,7 @@ def state_of(loop: DeviceLoop, member: Any) -> dict[str, Tensor]:
         if model in loop.runners and slot is not None:
             cache, live = loop.runners[model].cache, int(seats.numbers[seat, column])
             pages, size = cache.pool.table(slot), cache.pool.page_size
-            places = torch.tensor([pages[at // size] * size + at % size for at in range(live)])
+            places = torch.tensor([pages[at // size] * size + at % size for at in range(live)], dtype=torch.int64)
             for name, which in (("keys", 0), ("values", 1)):
                 layers = [layer[which][places.to(layer[which].device)] for layer in cache.flat]
                 found[f"{model}'s {name}"] = torch.cat([layer.flatten() for layer in layers]).clone()
@@ -255,7 +256,7 @@ def counted_warnings(engine: Engine, request: Request, skip: int, count: int) ->
         for _ in range(count):
             next(stream)
     stream.close()
-    found = [item for item in caught if "synchronizing" in str(item.message)]
+    found = [item for item in caught if WAITED in str(item.message)]
     places = dict.fromkeys(f"{Path(item.filename).name}:{item.lineno}" for item in found)
     return len(found), list(places)[:8]
 

@@ -272,6 +272,8 @@ def test_keys_and_values_are_a_part_of_a_seat(pair):
         assert [name for name in before if not torch.equal(before[name].nan_to_num(), after[name].nan_to_num())] == [
             "base's values"
         ]
+        engine.loop.seats.set(member.seat, {Column.ORACLE_LENGTH: 0})  # as when its first program has not run yet
+        assert replays.state_of(engine.loop, member)["oracle's keys"].numel() == 0
         stream.close()
 
 
@@ -289,12 +291,12 @@ def test_results_that_differ_in_a_signal_alone_are_not_the_same(pair):
     assert replays.other_than(want, replace(want, ids=[*want.ids[:2], -1])) == "other tokens from position 2 on"
 
 
-@pytest.mark.filterwarnings("ignore:called a synchronizing", "ignore:CUDA is not available")
+@pytest.mark.filterwarnings("ignore:called a synchronizing", "ignore:Synchron", "ignore:CUDA is not available")
 def test_synchronising_operations_are_counted(pair, monkeypatch):
-    """One warning a token that Python's filter shows once would count as one wait in all."""
-    monkeypatch.setattr(
-        torch.cuda, "set_sync_debug_mode", lambda mode: warnings.warn(f"prototype {mode}", stacklevel=1)
-    )
+    """One warning a token that Python's filter shows once would count as one wait in all, and torch's notice that some
+    are overlooked would count as one."""
+    notice = "Synchronization debug mode is a prototype feature and does not yet detect all synchronizing operations"
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: warnings.warn(notice, stacklevel=1))
     with tiny_subject(pair, "device").engine(max_batch=1, max_length=64) as engine:
         (request,) = requests(engine, 1, 5, c=0, max_new_tokens=14)
         assert replays.counted_warnings(engine, request, 3, 6) == (0, [])
@@ -416,7 +418,7 @@ def test_the_reports_tables_go_into_pages(tmp_path):
 @pytest.mark.slow
 def test_the_whole_check_passes_on_the_cpu_without_other_packages(root, tmp_path):
     """On a rented machine there is torch, triton, transformers and numpy, and no network."""
-    absent = ["datasets", "pyarrow", "gguf", "accelerate", "math_verify", "matplotlib", "pandas", "scipy", "sklearn"]
+    absent = ["datasets", "pyarrow", "gguf", "accelerate", "math_verify", "matplotlib", "pandas", "scipy"]
     blocked = tmp_path / "blocked"
     for name in absent:
         (blocked / name).mkdir(parents=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -133,6 +134,22 @@ def test_a_step_asks_the_device_for_no_number(folders, when, monkeypatch):
         min_p=0.01,
     )
     assert result.error is None and len(result.ids) > 1
+
+
+@pytest.mark.parametrize("lookahead", [1, 2, 8])
+def test_what_is_known_of_a_stopped_text_does_not_depend_on_the_lookahead(folders, lookahead):
+    """Catches signals of positions that the base read only because the device ran on past a stop string."""
+    options = {"c": INF, "k": 9, "trigger": "at(2)", "max_new_tokens": 24, "base_tail": False, "ignore_eos": True}
+    host, device = make(folders, loop="host"), make(folders, lookahead=lookahead)
+    ids = host.generate(PROMPT, **options).ids
+    for position in range(4, 12):
+        request = Request(prompt=PROMPT, stop=host.tokenizer.decode(ids[:position]), **options)
+        here, there = host.generate(request), device.generate(request)
+        assert there.finish_reason == here.finish_reason == "stop"
+        assert there.ids == here.ids
+        assert np.isnan(here.signals["entropy"]).sum() == len(here.ids) - 3  # the consult's own position was looked at
+        for name, values in here.signals.items():
+            assert (np.isnan(there.signals[name]) == np.isnan(values)).all(), (position, name)
 
 
 def test_seats_grow_while_sequences_run(folders):

@@ -35,6 +35,17 @@ def usages(root: Path, *arguments: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def printed_by(code: str, root: Path, folder: Path) -> str:
+    """What a script of its own prints: jit functions are read from their file, and not made for the interpreter."""
+    script = folder / "script.py"
+    script.write_text(code, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(root)
+    done = subprocess.run([sys.executable, str(script)], cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def assert_no_spills(rows: list[dict[str, Any]]) -> None:
     """No register spills, and room for a program on a multiprocessor of the smallest of these GPUs."""
     assert [row for row in rows if row["spills"] or row["stack"]] == []
@@ -117,10 +128,27 @@ case = CompileCase("", greedy_kernel, signature_of(x=torch.float32, y=torch.floa
 ptx, _ = compile_ptx(case, 90)
 print(assemble(ptx, 90)["stores"])
 """
-    script = tmp_path / "spill.py"
-    script.write_text(code, encoding="utf-8")
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = str(root)
-    done = subprocess.run([sys.executable, str(script)], cwd=root, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 0
+    assert int(printed_by(code, root, tmp_path)) > 0
+
+
+def test_a_product_in_float32_does_not_spill(root: Path, tmp_path: Path) -> None:
+    """The blocks of bfloat16 are twice as large in float32: at some widths a thread then keeps 4 KB in memory."""
+    code = """
+import torch
+from dodona.kernels.compile_report import assemble, compile_ptx
+from dodona.kernels.launch import CompileCase, signature_of
+from dodona.kernels.linear import _linear_kernel
+from dodona.kernels.stream import default_config, shares
+
+f32, width = torch.float32, 256
+config = default_config(4, width, width, f32.itemsize)
+signature = signature_of(
+    x_ptr=f32, weight_ptr=f32, norm_ptr=None, bias_ptr=None, residual_ptr=f32, y_ptr=f32, part_ptr=None,
+    square_ptr=None, M=4, stride_xm=width, stride_wn=width, stride_rm=width, eps=0.0,
+)
+sizes = {"N": width, "K": width, "SILU_MUL": False, "SPLITS": 1, "TILES": shares(width, config["BLOCK_K"], 1)[1]}
+sizes |= {"ROWS": 16, "BLOCK_N": config["BLOCK_N"], "BLOCK_K": config["BLOCK_K"]}
+case = CompileCase("", _linear_kernel, signature, sizes, config["num_warps"], config["num_stages"])
+print(assemble(compile_ptx(case, 90)[0], 90)["stack"])
+"""
+    assert int(printed_by(code, root, tmp_path)) == 0

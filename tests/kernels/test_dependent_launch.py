@@ -86,6 +86,18 @@ def test_no_program_ends_or_branches_before_the_wait(compiled: list[dict]) -> No
         assert not [line for line in code if re.search(r"\b(bra|ret|exit|brx)\b", line)], kernel["case"]
 
 
+def test_a_seat_is_written_when_every_thread_has_read_it(compiled: list[dict]) -> None:
+    """One thread of a program stores what all have loaded. Without a barrier a warp that is late loads the numbers of
+    after the step, takes the other way where a consult begins, and its share of the base's logits is not kept."""
+    kernels = [kernel for kernel in compiled if kernel["kernel"] == "_settle_kernel"]
+    assert kernels
+    for kernel in kernels:
+        code = re.findall(r"^[^/]*?\b(ld\.global|st\.global|bar\.sync)", kernel["ptx"], re.MULTILINE)
+        assert "bar.sync" in code, kernel["case"]
+        last = code[len(code) - code[::-1].index("bar.sync") :]
+        assert set(last) == {"st.global"} and len(last) == 11 + 9, kernel["case"]  # numbers and record
+
+
 def test_the_rule_can_fail(compiled: list[dict]) -> None:
     """A parser that finds nothing would pass every kernel: with the wait at the end, it must find x and the output."""
     kernel = next(kernel for kernel in compiled if kernel["kernel"] == "_linear_kernel")

@@ -130,6 +130,16 @@ def test_filters_act_on_the_logits_of_the_same_pass() -> None:
     assert_close(got.drawn.sampled_logprob, want.sampled_logprob.double(), tolerance(500), scale=1.0)
 
 
+def test_next_to_no_temperature_is_greedy() -> None:
+    """Scores that overflow are all alike, and the first token wins."""
+    hidden, weight = random_numbers(4, 96), random_numbers(400, 96, seed=1)
+    draw = draw_for(4)
+    draw.temperature_B.copy_(torch.tensor([1e-15, 1e-30, 1e-40, 0.0]))
+    got = lm_head(hidden, weight, draw=draw)
+    assert got.drawn is not None and got.drawn.id.tolist() == got.statistics.top1.tolist()
+    assert got.drawn.sampled_logprob.tolist() == [0.0] * 4
+
+
 def test_a_row_does_not_depend_on_its_batch() -> None:
     """A request gives the same text alone and in company, to the bit."""
     hidden, weight = random_numbers(9, 96), random_numbers(400, 96, seed=1)

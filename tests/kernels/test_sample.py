@@ -236,6 +236,17 @@ def test_greedy_takes_the_lowest_id_and_ignores_filters() -> None:
     assert_close(got.logprob, logits.double().log_softmax(-1)[[0, 1], [77, 0]], tolerance(2050), scale=1.0)
 
 
+@pytest.mark.parametrize("filtered", [False, True])
+@pytest.mark.parametrize("temperature", [1e-15, 1e-30, 1e-40])
+def test_next_to_no_temperature_is_greedy(temperature: float, filtered: bool) -> None:
+    """Scores that overflow leave no token to keep, and the id that stands for none is read as a place in memory."""
+    logits = draw_logits(4, 300) - 40
+    samplings = [Sampling(temperature, top_k=5, top_p=0.9, min_p=0.1)] * 4
+    got = run(logits, samplings, filtered=filtered)
+    assert got.id.tolist() == logits.argmax(-1).tolist()
+    assert_close(got.logprob, reference(logits, samplings).logprob, tolerance(300), scale=1.0)
+
+
 def test_a_draw_does_not_depend_on_its_batch() -> None:
     """A request gives the same text alone and in company."""
     logits = draw_logits(4, 900)

@@ -17,7 +17,7 @@ from dodona.engine.flash import Flash, check_flash, find_flash
 from dodona.engine.loop import Loop
 from dodona.engine.memory import MemoryPlan, device_memory, plan_memory
 from dodona.engine.ops import make_ops
-from dodona.engine.options import BACKENDS, ONE_THREAD, backend_of, device_of, dtype_of
+from dodona.engine.options import BACKENDS, ONE_THREAD, backend_of, current, device_of, dtype_of
 from dodona.engine.placement import on_one, parse_device_map, spread_layers
 from dodona.engine.prompts import as_request, check_options, encode, expand, is_single
 from dodona.engine.request import DEFAULT_CONSULTS, Prompt, Request
@@ -349,7 +349,8 @@ class Engine:
 
     def _tick(self) -> None:
         try:
-            done = self.loop.tick()
+            with current(self.device):
+                done = self.loop.tick()
         except BaseException as error:
             self.loop.abandon()
             self.reset()  # a forward that stopped half-way leaves caches that nobody may read

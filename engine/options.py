@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -55,7 +56,14 @@ def device_of(device: str | torch.device | None) -> torch.device:
         raise RequestError(f"device {chosen} is not supported: cpu or cuda")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise RequestError("no CUDA device was found: use device='cpu'")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise RequestError(f"there is no device {chosen}: this machine has {torch.cuda.device_count()} of them")
     return chosen
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a device CUDA's current one, which is where Triton launches, whatever its arguments are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def dtype_of(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype:

@@ -105,7 +105,10 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
     bare, drop = text, None
     if match := _DROP.fullmatch(text):
         bare, drop = match[1], match[2]
-    store, config = _locate(bare, text)
+    try:
+        store, config = _locate(bare, text)
+    except OSError as error:  # no right to read it, a folder in a file's place
+        raise CheckpointError(f"{text} cannot be read ({error})") from error
     check_shapes(store.shapes, config, text)
     layers = () if drop is None else _parse_drop(drop, config.num_layers, text)
     config = replace(config, num_layers=config.num_layers - len(layers))

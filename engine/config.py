@@ -159,6 +159,8 @@ def token_ids(mapping: Mapping[str, Any], key: str, name: str, *, default: int |
 def _check_architecture(mapping: Mapping[str, Any], name: str) -> None:
     model_type = mapping.get("model_type")
     architectures = mapping.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise CheckpointError(f"{name}: architectures is {architectures!r}, not a list")
     wrong = [a for a in architectures if a not in ARCHITECTURES]
     if model_type not in (None, "llama") or (model_type is None and not architectures):
         found = model_type or "unknown (config.json has no model_type)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,7 +74,7 @@ class DummyWeights:
         self._folder: Path | None = None
         if what.upper() in ARCHITECTURES:
             self.config = ARCHITECTURES[what.upper()]
-        elif what and (folder := Path(what).expanduser()).is_dir():
+        elif what and (folder := Path(os.path.expanduser(what))).is_dir():
             self._folder, self.config = folder, read_config(folder, name)
         else:
             raise CheckpointError(

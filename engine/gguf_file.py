@@ -73,7 +73,9 @@ class GgufFile:
                 raise ValueError(f"{name} is there twice")
             shape = tuple(self._number("Q") for _ in range(self._number("I")))[::-1]
             headers[name] = (shape, self._number("I"), self._number("Q"))
-        alignment = int(self.metadata.get("general.alignment", 32))
+        alignment = self.metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ValueError(f"an alignment of {alignment!r}")
         self.header_bytes = -(-self._at // alignment) * alignment
         self.infos = {name: self._info(*header) for name, header in headers.items()}
 

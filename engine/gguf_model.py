@@ -1,8 +1,7 @@
-"""Llama models in GGUF files: the architecture, the weights under Hugging Face names, and the tokenizer.
+"""Llama models in GGUF files: the architecture, and the weights under Hugging Face names.
 
 Everything comes from the file itself and not from transformers' GGUF loader, which holds the whole dequantised model
-in memory at once, leaves out Llama 3's rope scaling, and in its versions before 5 adds a BOS that the file says not to
-add and names another end token than the file does.
+in memory at once and leaves out Llama 3's rope scaling.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dodona.engine.config import LlamaConfig, RopeScaling, rope_frequencies
+from dodona.engine.config import LlamaConfig, RopeScaling, rope_frequencies, token_ids
 from dodona.engine.errors import CheckpointError
 from dodona.engine.gguf_file import GgufFile
+from dodona.engine.gguf_tokenizer import BYTE_LEVEL_PRE, byte_level_tokenizer, sentencepiece_tokenizer
 from dodona.engine.weights import Shapes, Source, digest_file
 
 if TYPE_CHECKING:
@@ -41,14 +41,6 @@ _IN_LAYER = {
     "ffn_down": "mlp.down_proj",
 }
 _NAME = re.compile(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)")
-
-# How text is cut before merging, by the file's tokenizer.ggml.pre; the pattern is that of Llama 3's tokenizer.json.
-_LLAMA3_PATTERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_LLAMA3_PRE = ("llama-bpe", "llama3", "llama-v3")
-_BYTE_LEVEL_PRE = ("smollm", "gpt-2", *_LLAMA3_PRE)
 
 
 class GgufWeights:
@@ -90,19 +82,21 @@ class GgufWeights:
         return digest_file(self._file.path, self._file.header_bytes)
 
     def fast_tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer from the metadata: built here for byte-level BPE, by transformers for the rest."""
+        """The tokenizer from the metadata: built here for the kinds that Llama models have, else by transformers."""
         metadata, path = self._file.metadata, self._file.path
         kind, pre = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre", "gpt-2")
         if kind is None:
             raise CheckpointError(f"{self.name}: {path} has no tokenizer")
-        if kind == "gpt2" and pre in _BYTE_LEVEL_PRE:
-            return byte_level_tokenizer(metadata, pre)
-        from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-        logger.info("%s: the %s tokenizer (%s) is read by transformers' GGUF converter", self.name, kind, pre)
         try:
+            if kind == "llama":
+                return sentencepiece_tokenizer(metadata)
+            if kind == "gpt2" and pre in BYTE_LEVEL_PRE:
+                return byte_level_tokenizer(metadata, pre)
+            from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+            logger.info("%s: the %s tokenizer (%s) is read by transformers' GGUF converter", self.name, kind, pre)
             tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
-        except Exception as error:  # the converter raises whatever its parser met
+        except Exception as error:  # a damaged vocabulary; tokenizers and the converter raise whatever they met
             raise CheckpointError(f"{self.name}: the tokenizer in {path} cannot be read ({error})") from error
         assert isinstance(tokenizer, PreTrainedTokenizerFast)
         return tokenizer
@@ -115,7 +109,7 @@ class GgufWeights:
             architecture = other if architecture == "llama" and other in title else architecture
         if metadata.get("llama.expert_count"):
             architecture = "a mixture of experts"
-        if metadata.get("split.count", 1) > 1:
+        if metadata.get("split.count", 1) not in (0, 1):
             raise CheckpointError(
                 f"{name}: {self._file.path} is one of {metadata['split.count']} parts; merge them first (gguf-split)"
             )
@@ -133,10 +127,12 @@ class GgufWeights:
             "rope_theta": "llama.rope.freq_base",
         }
         mapping: dict[str, Any] = {hf: metadata[key] for hf, key in sizes.items() if key in metadata}
-        scaling = metadata.get("llama.rope.scaling.type", "none")
+        factor = metadata.get("llama.rope.scaling.factor", metadata.get("llama.rope.scale_linear"))  # or its old name
+        scaling = metadata.get("llama.rope.scaling.type", "linear" if factor else "none")  # as llama.cpp reads it
         if scaling != "none":
-            mapping["rope_scaling"] = {"rope_type": scaling, "factor": metadata.get("llama.rope.scaling.factor")}
-        ends = (metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot", "eom"))
+            mapping["rope_scaling"] = {"rope_type": scaling, "factor": factor}
+        ends = [metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot", "eom")]
+        end_ids = token_ids({"ends": [end for end in ends if end is not None]}, "ends", name)
         embedding = self.shapes.get("model.embed_tokens.weight", (None,))
         config = LlamaConfig.from_hf(
             {
@@ -147,7 +143,7 @@ class GgufWeights:
                 "attention_bias": "model.layers.0.self_attn.q_proj.bias" in self._names,
                 "mlp_bias": "model.layers.0.mlp.gate_proj.bias" in self._names,
                 "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
-                "eos_token_id": sorted({end for end in ends if end is not None}),
+                "eos_token_id": sorted(end_ids),
             },
             name=name,
         )
@@ -170,51 +166,6 @@ class GgufWeights:
                 f"{self.name}: {ROPE_FACTORS} is not Llama 3's rope scaling (low 1, high 4, original context 8192)"
             )
         return scaled
-
-
-def byte_level_tokenizer(metadata: dict[str, Any], pre: str) -> PreTrainedTokenizerFast:
-    """The Hugging Face tokenizer for a byte-level BPE vocabulary in GGUF metadata."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    tokens: list[str] = metadata["tokenizer.ggml.tokens"]
-    kinds: list[int] = metadata.get("tokenizer.ggml.token_type", [])
-    merges = [(left, right) for left, _, right in (m.partition(" ") for m in metadata.get("tokenizer.ggml.merges", []))]
-    llama3 = pre in _LLAMA3_PRE
-    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=llama3))
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not llama3)
-    if llama3:
-        cut: Any = [pre_tokenizers.Split(Regex(_LLAMA3_PATTERN), "isolated"), byte_level]
-    else:
-        cut = [pre_tokenizers.Digits(individual_digits=True), byte_level] if pre == "smollm" else [byte_level]
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cut)
-    tokenizer.decoder = decoders.ByteLevel()
-    control, user_defined = 3, 4  # llama.cpp's token types
-    tokenizer.add_tokens(
-        [
-            AddedToken(token, special=kind == control, normalized=False)
-            for token, kind in zip(tokens, kinds, strict=False)
-            if kind in (control, user_defined)
-        ]
-    )
-    named = {}
-    for role, key in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items():
-        token_id = metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if token_id is not None and 0 <= token_id < len(tokens):
-            named[f"{role}_token"] = tokens[token_id]
-    if metadata.get("tokenizer.ggml.add_bos_token", llama3) and "bos_token" in named:
-        bos, bos_id = named["bos_token"], metadata["tokenizer.ggml.bos_token_id"]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, bos_id)]
-        )
-    wrap: Any = PreTrainedTokenizerFast  # its constructor is not annotated
-    fast: PreTrainedTokenizerFast = wrap(
-        tokenizer_object=tokenizer,
-        chat_template=metadata.get("tokenizer.chat_template"),
-        clean_up_tokenization_spaces=False,
-        **named,
-    )
-    return fast
 
 
 def _hf_name(tensor: str) -> str:

@@ -7,13 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dodona.engine.config import LlamaConfig, token_ids
 from dodona.engine.errors import CheckpointError
+from dodona.engine.json_file import read_json
 from dodona.engine.tokenizer import load_tokenizer
 from dodona.engine.weights import Shapes, Source, digest_file
 
@@ -96,9 +97,10 @@ class SafetensorsFolder:
         if not (self.folder / INDEX).exists():
             raise CheckpointError(f"{self.name}: {self._explain_absence()}")
         weight_map = read_json(self.folder / INDEX, self.name).get("weight_map")
-        files = sorted(set(weight_map.values())) if isinstance(weight_map, dict) else []
-        if not files or any(not isinstance(file, str) or Path(file).name != file for file in files):
+        places = list(weight_map.values()) if isinstance(weight_map, dict) else []
+        if not places or not all(isinstance(file, str) and file and Path(file).name == file for file in places):
             raise CheckpointError(f"{self.name}: {self.folder / INDEX} has no usable weight_map")
+        files = sorted(set(places))
         if absent := [file for file in files if not (self.folder / file).exists()]:
             raise CheckpointError(
                 f"{self.name}: {self.folder / absent[0]} is missing ({len(absent)} of {len(files)} shards are)"
@@ -159,32 +161,23 @@ def read_config(folder: Path, name: str) -> LlamaConfig:
     return LlamaConfig.from_hf({**mapping, "eos_token_id": sorted(set(ends))}, name=name)
 
 
-def read_json(path: Path, name: str) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Raises:
-        CheckpointError: naming the file, when it holds no JSON object.
-    """
-    try:
-        mapping = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{name}: {path} cannot be read as JSON ({error})") from error
-    if not isinstance(mapping, dict):
-        raise CheckpointError(f"{name}: {path} holds no JSON object")
-    return mapping
-
-
 def _tokenizer_end(folder: Path, name: str) -> tuple[int, ...]:
     """The id of the tokenizer's end token, without building the tokenizer."""
-    if not ((folder / "tokenizer_config.json").exists() and (folder / "tokenizer.json").exists()):
+    if not (folder / "tokenizer.json").exists():
         return ()
-    end = read_json(folder / "tokenizer_config.json", name).get("eos_token")
-    text = end.get("content") if isinstance(end, dict) else end  # transformers 4 may write it with its settings
-    if text is None:
+    # transformers 4 writes a second file, which counts where the first does not name the token.
+    files = [folder / file for file in ("tokenizer_config.json", "special_tokens_map.json") if (folder / file).exists()]
+    named = (read_json(file, name).get("eos_token") for file in files)
+    end = next((token for token in named if token is not None), None)
+    text = end.get("content") if isinstance(end, dict) else end  # or it is written with its settings
+    if not isinstance(text, str):
         return ()
     tokens = read_json(folder / "tokenizer.json", name)
-    added = [token["id"] for token in tokens.get("added_tokens") or [] if token.get("content") == text]
-    vocabulary = (tokens.get("model") or {}).get("vocab")
+    try:
+        added = [token["id"] for token in tokens.get("added_tokens") or [] if token["content"] == text]
+        vocabulary = (tokens.get("model") or {}).get("vocab")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{name}: {folder / 'tokenizer.json'} is no tokenizer's file ({error!r})") from error
     if not added and isinstance(vocabulary, dict) and text in vocabulary:
         added = [vocabulary[text]]
     return tuple(added[:1])

@@ -99,6 +99,8 @@ def check_shapes(shapes: Shapes, config: LlamaConfig, name: str) -> None:
     Raises:
         CheckpointError: naming what is missing, unexpected or of another shape.
     """
+    if config.num_layers > len(shapes):  # a damaged number, which the table below would take all memory for
+        raise CheckpointError(f"{name}: {config.num_layers} layers, but the checkpoint has only {len(shapes)} tensors")
     wanted = slots(config)
     spare = {"lm_head.weight"} if config.tie_word_embeddings else set()
     if missing := [n for n in wanted if n not in shapes]:

@@ -175,6 +175,11 @@ def to_gguf(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "tiny.gguf")
 
 
+def to_a_folder(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+
+
 NORM = "model.layers.1.input_layernorm.weight"
 Q = "model.layers.0.self_attn.q_proj.weight"
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -182,6 +187,17 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "has no config.json"),
     "config not JSON": (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read as JSON"),
     "config a list": (lambda f: (f / "config.json").write_text("[]"), "config.json holds no JSON object"),
+    "config too deep": (lambda f: (f / "config.json").write_text("[" * 100000), "config.json cannot be read as JSON"),
+    "a billion layers": (break_config(num_hidden_layers=10**9), r"1000000000 layers, but .* has only 30 tensors"),
+    "weights a folder": (to_a_folder, "cannot be read .*model.safetensors"),
+    "tokens without ids": (
+        lambda f: edit_json(f / "tokenizer.json", added_tokens=[{"content": "<|end|>"}]),
+        "tokenizer.json is no tokenizer's file",
+    ),
+    "no such tokenizer": (
+        lambda f: edit_json(f / "tokenizer.json", added_tokens=None, model="x"),
+        "tokenizer.json is no tokenizer's file",
+    ),
     "missing tensor": (break_tensors(lambda t: t.pop(NORM)), f"lacks {NORM}"),
     "missing many": (break_config(num_hidden_layers=9), "lacks model.layers.3.input_layernorm.weight, .* and 51 more"),
     "missing output": (break_tensors(lambda t: t.pop("lm_head.weight")), "lacks lm_head.weight"),
@@ -266,6 +282,9 @@ SHARDED: dict[str, tuple[Callable[[Path], object], str]] = {
         break_index(lambda i: i["weight_map"].update({Q: "../other/model.safetensors"})),
         "no usable weight_map",
     ),
+    "number in the index": (break_index(lambda i: i["weight_map"].update({Q: 3})), "no usable weight_map"),
+    "list in the index": (break_index(lambda i: i["weight_map"].update({Q: ["a"]})), "no usable weight_map"),
+    "nothing in the index": (break_index(lambda i: i["weight_map"].update({Q: ""})), "no usable weight_map"),
     "index at odds": (
         break_index(lambda i: i["weight_map"].update({Q: i["weight_map"]["lm_head.weight"]})),
         f"lacks {Q}, which model.safetensors.index.json puts there",
@@ -310,6 +329,7 @@ def test_a_file_that_changes_after_opening_is_still_the_users_error(copy: Path) 
         ("", "neither an existing folder"),
         ("dummy:9B", "'9B' is neither one of 1B, 3B, 8B, 70B nor a local folder"),
         ("dummy:", "nor a local folder"),
+        ("dummy:~nobody-of-this-name", "nor a local folder"),
         (__file__, "a model is a folder with a config.json, or a .gguf file"),
     ],
 )
@@ -398,6 +418,19 @@ def test_end_tokens_come_from_all_three_places(copy: Path) -> None:
     assert open_checkpoint(copy).config.eos_token_ids == (7,)
     with pytest.raises(CheckpointError, match=r"has no tokenizer.json"):
         open_checkpoint(copy).tokenizer()
+
+
+@pytest.mark.parametrize("end", ["<|pad|>", {"content": "<|pad|>", "special": True}])
+def test_an_end_token_may_stand_in_transformers_4s_second_file(copy: Path, end: str | dict[str, Any]) -> None:
+    """Catches a text that runs on after the tokenizer's end token, because only one of its two files was looked at."""
+    edit_json(copy / "config.json", eos_token_id=7)
+    edit_json(copy / "generation_config.json", eos_token_id=7)
+    (copy / "special_tokens_map.json").write_text(json.dumps({"eos_token": end}))
+    assert open_checkpoint(copy).config.eos_token_ids == (2, 7)  # the first file names one
+    edit_json(copy / "tokenizer_config.json", eos_token=None)
+    assert open_checkpoint(copy).config.eos_token_ids == (0, 7)
+    (copy / "tokenizer_config.json").unlink()
+    assert open_checkpoint(copy).config.eos_token_ids == (0, 7)
 
 
 def test_the_identity_follows_the_weights_and_not_the_path(saved: Path, copy: Path) -> None:

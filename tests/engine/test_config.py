@@ -112,6 +112,8 @@ def test_end_tokens_may_be_one_a_list_or_none() -> None:
         ({"model_type": "mistral", "architectures": ["MistralForCausalLM"]}, "mistral"),
         ({"model_type": None, "architectures": None}, "no model_type"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures is 'LlamaForCausalLM', not a list"),
+        ({"architectures": 3}, "architectures is 3, not a list"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "'yarn'"),
         ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "'dynamic'"),
         ({"rope_parameters": {"rope_type": "longrope"}}, "'longrope'"),

@@ -16,6 +16,7 @@ from dodona.engine import checkpoint as checkpoint_module
 from dodona.engine.checkpoint import Checkpoint, load_model, open_checkpoint
 from dodona.engine.config import LlamaConfig, RopeScaling, rope_frequencies
 from dodona.engine.errors import CheckpointError
+from dodona.engine.tokenizer import Tokenizer
 
 
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
@@ -69,7 +70,11 @@ def test_llama_3s_rope_scaling_is_recognised_in_a_gguf_file(tmp_path: Path, fact
         ({"llama__rope__dimension_count": 4}, "4 of 10 dimensions"),
         ({"llama__block_count": None}, "num_hidden_layers is missing"),
         ({"llama__block_count": 4}, "lacks model.layers.3"),
+        ({"llama__block_count": 10**9}, "1000000000 layers, but the checkpoint has only 30 tensors"),
         ({"split__count": 3}, "is one of 3 parts"),
+        ({"split__count": "many"}, "is one of many parts"),
+        ({"general__alignment": 0}, "an alignment of 0"),
+        ({"tokenizer__ggml__eos_token_id": "end"}, r"\['end', 7\], not a token id"),
         ({"tensors": {"token_embd.weight": None}}, "vocab_size is missing"),
         ({"tensors": {"blk.0.attn_q.weight": None}}, "lacks model.layers.0.self_attn.q_proj.weight"),
         ({"tensors": {"blk.0.odd.weight": torch.ones(4)}}, "no place for blk.0.odd.weight"),
@@ -86,6 +91,20 @@ def test_a_gguf_file_that_dodona_cannot_run_is_refused_by_name(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"llama__rope__scaling__type": "linear", "llama__rope__scaling__factor": 4.0},
+        {"llama__rope__scaling__factor": 4.0},
+        {"llama__rope__scale_linear": 4.0},
+    ],
+)
+def test_linear_rope_scaling_is_read_under_all_its_names(tmp_path: Path, fields: dict[str, Any]) -> None:
+    """Catches a factor that is passed over because its type is left out, or because it has its name of 2023."""
+    config = open_checkpoint(write_gguf(tmp_path / "tiny.gguf", hf_model(), **fields)).config
+    assert config.rope_scaling == RopeScaling(kind="linear", factor=4.0)
+
+
 @pytest.mark.parametrize("length", [0, 3, 10, 23, 100, 400, 600, 1000, 2500, -1])
 def test_a_torn_gguf_file_is_refused_by_name(tmp_path: Path, length: int) -> None:
     """Catches a struct or NumPy traceback, or weights read past the end, wherever a download stopped."""
@@ -93,6 +112,59 @@ def test_a_torn_gguf_file_is_refused_by_name(tmp_path: Path, length: int) -> Non
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(CheckpointError, match=r"tiny.gguf"):
         open_checkpoint(path)
+
+
+SPACE = "\u2581"
+PIECES = {f"{SPACE}a": -3.0, "ab": -1.0, f"{SPACE}ab": -2.0, SPACE: -7.0, "a": -8.0, "b": -9.0, f"{SPACE}b": -4.0}
+
+
+def sentencepiece(path: Path, **changes: Any) -> Tokenizer:
+    """The tokenizer of a file with a vocabulary of Llama 2's kind: three special tokens, 256 bytes, seven pieces."""
+    fields = {
+        "tokenizer__ggml__model": "llama",
+        "tokenizer__ggml__tokens": ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *PIECES],
+        "tokenizer__ggml__scores": [0.0] * 259 + list(PIECES.values()),
+        "tokenizer__ggml__token_type": [2, 3, 3] + [6] * 256 + [1] * len(PIECES),
+        "tokenizer__ggml__unknown_token_id": 0,
+        "tokenizer__ggml__eot_token_id": None,
+    }
+    return open_checkpoint(write_gguf(path, hf_model(vocab_size=266), **{**fields, **changes})).tokenizer()
+
+
+def test_a_sentencepiece_vocabulary_is_that_of_llama_2(tmp_path: Path) -> None:
+    """Catches transformers' GGUF converters: one drops the space after special tokens, one adds a BOS and an end."""
+    tokenizer = sentencepiece(tmp_path / "tiny.gguf")
+    names = {token: i for i, token in enumerate(PIECES, start=259)}
+    assert (tokenizer.bos_id, tokenizer.eos_ids) == (1, (2,))
+
+    def pieces(text: str) -> list[str | None]:
+        return [tokenizer.token(i) for i in tokenizer.encode(text, raw=True)]
+
+    assert tokenizer.encode("ab a", raw=True) == [1, names[f"{SPACE}ab"], names[f"{SPACE}a"]]
+    assert pieces(" ab") == ["<s>", SPACE, f"{SPACE}ab"]
+    assert pieces("</s>b<s>a") == ["<s>", "</s>", f"{SPACE}b", "<s>", f"{SPACE}a"]
+    assert pieces("a\u00e9") == ["<s>", f"{SPACE}a", "<0xC3>", "<0xA9>"]
+    for text in ("ab a", " ab", "b\u00e9\n\U0001f600", "ba  ab "):
+        assert tokenizer.decode(tokenizer.encode(text, raw=True)) == f" {text}"  # as it stands after another word
+    bare = {"tokenizer__ggml__add_bos_token": False, "tokenizer__ggml__add_space_prefix": False}
+    assert sentencepiece(tmp_path / "bare.gguf", **bare).encode("ab", raw=True) == [names["ab"]]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tokenizer__ggml__tokens": None},
+        {"tokenizer__ggml__scores": [0.0]},
+        {"tokenizer__ggml__unknown_token_id": 999},
+        {"tokenizer__ggml__model": "gpt2", "tokenizer__ggml__merges": ["a x"]},
+        {"tokenizer__ggml__model": "gpt2", "tokenizer__ggml__tokens": None},
+    ],
+)
+def test_a_damaged_vocabulary_is_refused_by_the_files_name(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Catches a KeyError, or the bare Exception of the tokenizers library for merges of unknown pieces."""
+    with pytest.raises(CheckpointError, match=r"the tokenizer in .*tiny.gguf cannot be read") as caught:
+        sentencepiece(tmp_path / "tiny.gguf", **changes)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_gguf_file_without_a_tokenizer_says_so(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ What counts as the same answer, where graders differ:
   2) may be given by six decimal places or more, rounded or cut off;
 - a unit, a sign of degrees or of per cent, and "x =" may be left out, but a wrong unit is a wrong answer. 50 % is also
   0.5;
+- 3:30 p.m. is 15:30 too, and 3:30 where that is all an answer says; 15:30 and 3:30 are different;
 - lists and sets have no order; points, intervals, vectors and matrices have one. A point's brackets may be left out;
 - an expression, an equation or an inequality is the same in any form, also not simplified.
 """
@@ -52,6 +53,8 @@ _OPTION: Final = re.compile(
     r"(?P<content>[^\s.,;:)+*/=^_({-].*)|\s*\((?P<bare>[A-H])\)\s+(?P<rest>[^\s(].*)",
     re.DOTALL,
 )
+_LETTER: Final = re.compile(r"\W*(?:text\w*\W)?\W*[A-Z]\W*")
+_MARKED: Final = re.compile(r"\s*([A-J])[.)]\s+\S.*", re.DOTALL)  # C. 12
 
 
 class Verdict(NamedTuple):
@@ -135,7 +138,9 @@ class _Checker:
             return max((self._judge(part, answer, time) for part in options[0]), key=lambda found: found.equal is True)
         if options[1] and options[0] is None:
             letter, content = options[1]
-            return self._judge(gold, letter if re.fullmatch(r"\W*(?:text\w*\W)?\W*[A-Z]\W*", gold) else content, time)
+            return self._judge(gold, letter if _LETTER.fullmatch(gold) else content, time)
+        if _LETTER.fullmatch(gold) and (marked := _MARKED.fullmatch(answer)):
+            return self._judge(gold, marked[1], time)
         return self._judge(gold, answer, time)
 
     def _judge(self, gold: str, answer: str, time: _Time) -> Judgement:

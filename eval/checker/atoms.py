@@ -212,7 +212,8 @@ class Atoms(Cursor):
 
     def fraction(self) -> Node:
         above, below = self.argument(), self.argument()
-        return product(above, inverse(below))
+        changes = [_differential(node) for node in (above, below)]
+        return name("/".join(changes)) if all(changes) else product(above, inverse(below))
 
     def function(self, function: str) -> Node:
         base, exponent = None, None
@@ -266,6 +267,12 @@ def _builder(element: Node, conditions: list[Node], *, alternatives: bool) -> No
     """The set of the elements that meet all conditions, or one of them."""
     met = (Node("list", tuple(conditions), "or"),) if alternatives else tuple(conditions)
     return Node("builder", (element, *met))
+
+
+def _differential(node: Node) -> str:
+    """dx, of which the d is no factor; empty for anything else."""
+    is_one = node.op == "mul" and len(node.args) == 2 and node.args[0] == name("d") and node.args[1].op == "name"
+    return f"d{node.args[1].label}" if is_one else ""
 
 
 def _plain(node: Node) -> str:

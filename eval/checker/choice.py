@@ -36,6 +36,7 @@ _BARE: Final = re.compile(
     rf"(?:{_LETTER}[)\].: ]{{0,4}}['’]?|(?P<small>[(\[]?[a-z][)\]]?\.?))"
 )
 _BARE_WITH_TEXT: Final = re.compile(r"\(?(?P<letter>[A-Z])[).:]\)? \S.*")
+_LISTED: Final = re.compile("\x01 ?\\(?[A-Z][).:] ")  # a further choice, in a line of its own
 _IN_BOX: Final = re.compile(rf"(?i:(?:choice|option|answer) ?:? ?)?(?:{_LETTER}(?:[)\].:].*)?|\(?(?P<small>[a-z])\)?)")
 # What follows a letter that is meant as one: an end, a mark, or a reason; any other small word is a sentence's.
 _PROSE: Final = re.compile(r"['’]? (?!because|since\b|as\b|which\b|and not\b|not\b|for\b|due\b|with\b|is\b)[a-z]")
@@ -59,6 +60,7 @@ def chosen_letter(completion: str) -> str | None:
     found = found or [(match.end(), match["letter"]) for match in _AFTERWARDS.finditer(text)]
     if found:
         return max(found)[1] or None
+    several = _LISTED.search(text)
     text = " ".join(text.replace("\x01", " ").split())
     if len(text) > LONGEST_BARE_CHOICE:
         return None
@@ -66,7 +68,7 @@ def chosen_letter(completion: str) -> str | None:
     if match is not None:
         return (match["letter"] or match["small"]).strip("([)].").upper()
     match = _BARE_WITH_TEXT.fullmatch(text)
-    return match["letter"] if match else None
+    return match["letter"] if match and not several else None
 
 
 def _stated(pattern: re.Pattern[str], text: str) -> list[tuple[int, str]]:

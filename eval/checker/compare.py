@@ -10,18 +10,22 @@ from math import gcd
 from typing import Final
 
 from dodona.eval.checker.dress import (
-    binomial,
     coordinates,
+    counted,
     in_numbers,
     matrix_of,
+    minute_of_day,
     one_quantity,
     point,
+    ratio_apart,
     row_of,
+    same_line,
+    solutions,
     spelling,
 )
 from dodona.eval.checker.equal import SAME, Equality, Judgement
 from dodona.eval.checker.measures import digits_of, lettered, measured
-from dodona.eval.checker.nodes import Node, inverse, name, negative, number, product
+from dodona.eval.checker.nodes import Node, inverse, name, negative, number, product, walk
 from dodona.eval.checker.regions import same_region
 from dodona.eval.checker.shape import (
     FLIPPED,
@@ -34,6 +38,7 @@ from dodona.eval.checker.shape import (
     is_region,
     items,
     region,
+    rising,
     variable,
     without_name,
 )
@@ -100,6 +105,11 @@ class Comparison:
             return self._residues(gold, prediction)
         if (gold.op == "list") != (prediction.op == "list"):
             gold, prediction = one_quantity(gold), one_quantity(prediction)
+        gold, prediction = (solutions(ratio_apart(node)) for node in (gold, prediction))
+        minutes = minute_of_day(gold), minute_of_day(prediction)
+        if {gold.op, prediction.op} == {"unit", "relation"} and None not in minutes:
+            same = minutes[0] == minutes[1]
+            return Judgement(same, "exact", "the same time of day" if same else "different times of day")
         regions = self._regions(gold, prediction)
         if regions is not None:
             return regions
@@ -110,7 +120,7 @@ class Comparison:
         if gold.op == "relation" or prediction.op == "relation":
             return self._relations(gold, prediction)
         gold, prediction = (
-            binomial(node) if other.op != "group" else without_name(node)
+            counted(node) if other.op != "group" else without_name(node)
             for node, other in ((gold, prediction), (prediction, gold))
         )
         if gold.op in SET_OPERATIONS or prediction.op in SET_OPERATIONS or "builder" in (gold.op, prediction.op):
@@ -128,17 +138,21 @@ class Comparison:
         gold, prediction = (self._one_of_list(node) for node in (gold, prediction))
         if "group" in (gold.op, prediction.op):
             return self._point_and_list(gold, prediction)
+        if name("emptyset") in (gold, prediction):
+            return different("the empty set against one that holds something")
         left, right = items(gold), items(prediction)
         named = [[assignment(item) for item in side] for side in (left, right)]
         other_relations = [item.op == "relation" and not pair for item, pair in zip(right, named[1], strict=True)]
         if any(named[0]) and any(other_relations):
             return self._unordered(left, right)  # 2x = 1, which gives no value to x
-        if None not in named[0] and len({pair[0] for pair in named[0] if pair}) > 1 and any(named[1]):
+        one_unknown = _is_one_unknown(*named)
+        several = None not in named[0] and len({pair[0] for pair in named[0] if pair}) > 1
+        if several and any(named[1]) and not one_unknown:
             return self._unordered(left, right)  # x = 1, y = 2
         pairs = [pair for pair in named[0] if pair]
         if len(pairs) == len(left) and len({pair[0].label.partition("_")[0] for pair in pairs}) > 1:
             return self._without_names(pairs, right, prediction)
-        if None not in (*named[0], *named[1]) and not _is_one_unknown(*named):
+        if None not in (*named[0], *named[1]) and not one_unknown:
             left, right = ([Node("group", pair, "=") for pair in side if pair is not None] for side in named)
         else:
             left, right = [without_name(item) for item in left], [without_name(item) for item in right]
@@ -188,6 +202,8 @@ class Comparison:
         for item in gold:
             doubt = False
             for index, other in enumerate(left):
+                if (item.op == "set") != (other.op == "set"):  # 1 and {1} are two things in a set
+                    continue
                 judgement = self.compare(item, other)
                 if judgement.equal:
                     del left[index]
@@ -234,7 +250,9 @@ class Comparison:
         kinds = {gold.op, prediction.op}
         if kinds == {"name", "apply"} and name("y") in (gold, prediction):
             return True
-        return gold == prediction or ("mul" in kinds and self.equality.same(gold, prediction).equal is True)
+        if gold == prediction or same_line(gold, prediction):
+            return True
+        return "mul" in kinds and self.equality.same(gold, prediction).equal is True
 
     def _matrices(self, gold: Node, prediction: Node) -> Judgement:
         if [len(row.args) for row in gold.args] != [len(row.args) for row in prediction.args]:
@@ -276,6 +294,11 @@ class Comparison:
         named = assignment(gold), assignment(prediction)
         if named[0] and named[1] and self._same_name(named[0][0], named[1][0]):
             return self.compare(named[0][1], named[1][1])
+        ratios = [pair[1] if pair and pair[1].op == "relation" else None for pair in named]  # A:B = 2:3
+        if any(ratios):
+            if all(named):
+                return different("ratios of different things")
+            return self.compare(ratios[0] or gold, ratios[1] or prediction)
         if gold.op == prediction.op == "relation":
             return self._ratios(gold, prediction) if gold.label[0] == ":" else self._equations(gold, prediction)
         relation, other = (gold, prediction) if gold.op == "relation" else (prediction, gold)
@@ -327,9 +350,7 @@ class Comparison:
                 return Judgement(True, "numeric", "the same inequality up to a factor")
             if wanted == given == "=" and symbols(gold) != symbols(prediction):
                 return different("equations in different variables")
-        if set(gold.label.split()) <= {"<", "<="} and set(prediction.label.split()) <= {">", ">="}:
-            flipped = " ".join(FLIPPED[sign] for sign in reversed(prediction.label.split()))
-            prediction = Node("relation", prediction.args[::-1], flipped)
+        gold, prediction = rising(gold), rising(prediction)
         if gold.label == prediction.label and self._ordered(gold.args, prediction.args).equal:
             return Judgement(True, "structure", "equal parts")
         return Judgement(None, "", "relations")
@@ -384,6 +405,8 @@ class Comparison:
             return self._relations(left, right)
         if percent[0] != percent[1]:
             return self._per_cent(left, right)
+        if same_line(left, right):
+            return SAME
         judgement = self._unknown_functions(left, right) or self.equality.same(left, right)
         angles = [u.dimensions == (("angle", 1),) for u in (unit, other_unit)]
         if judgement.equal is False and angles[0] != angles[1]:
@@ -394,7 +417,8 @@ class Comparison:
     def _unknown_functions(self, left: Node, right: Node) -> Judgement | None:
         if left.op == right.op == "apply" and left.label == right.label:
             return self._ordered(left.args, right.args)
-        return None
+        functions = [{part.label for part in walk(node) if part.op == "apply"} for node in (left, right)]
+        return different("different functions") if all(functions) and functions[0] != functions[1] else None
 
     def _numerals(self, left: Node, right: Node) -> Judgement:
         """Numbers with their base written under them; the base may be left out of one."""
@@ -432,6 +456,7 @@ def _all(judgements: Sequence[Judgement]) -> Judgement:
 
 
 def _is_one_unknown(gold: Sequence[tuple[Node, Node] | None], prediction: Sequence[tuple[Node, Node] | None]) -> bool:
-    """Whether all are values of one unknown: of x, or of its solutions x_1 and x_2 where the gold answer has x."""
-    names = {pair[0].label for pair in gold if pair}
-    return len(names) == 1 and names == {pair[0].label.partition("_")[0] for pair in prediction if pair}
+    """Whether all are values of one unknown: of x, or of its solutions x_1 and x_2 where the other answer has x."""
+    names = [{pair[0].label for pair in side if pair} for side in (gold, prediction)]
+    unknown = {label.partition("_")[0] for side in names for label in side}
+    return len(unknown) == 1 and unknown in names

@@ -42,6 +42,10 @@ _AFTER_MATH: Final = re.compile(  # an end, another part of the answer, or a uni
     r"\s*,?\s*(?:and|or|,)?\s*$|\s*(?:and|or|,)\s*[$\\\d-]|\s*[A-Za-z°%]+(?:\s[A-Za-z]+)?\s*$"
 )
 _SAYS: Final = re.compile(r".*[A-Za-z$)]\s+(?:is|are|equals)\b(.*)", re.DOTALL)
+_IS_IT: Final = re.compile(  # $x > 2$ is the answer
+    r"(.*\S)\s+(?:is|are)\s+(?:the|our|my)\s+(?:\w+\s+)?(?:answers?|solutions?|results?)\b.*", re.DOTALL
+)
+_BOUNDED: Final = re.compile(r"(?:\b(?:than|at\s+(?:least|most)|not|no))\s*$", re.IGNORECASE)  # less than 7
 _SPECIAL_TOKENS: Final = re.compile(r"<\|[\w-]{1,40}\|>|</s>|<(?:end_of_turn|eos)>")
 _OPENING: Final = re.compile(
     r"(?:(?:thus|so|hence|therefore|then|finally|and|we (?:get|have|find|obtain)|it (?:is|equals)|it['’]s)\b[,:]?\s*)+",
@@ -156,6 +160,8 @@ def _bare(text: str) -> str | None:
 
 def _said(clause: str) -> str | None:
     """What follows the last "is": "Answer: the volume of the box is 120"."""
+    if it := _IS_IT.fullmatch(clause):
+        return _readable(it[1]) or _last_part(it[1])
     match = _SAYS.fullmatch(clause)
     said = match[1].strip(" .") if match else ""
     if not said:
@@ -181,5 +187,5 @@ def _last_part(text: str) -> str | None:
         return formulas[-1].strip()
     if "\\" in text or len(re.findall(r"(?<![A-Za-z])[A-Za-z]{2,}", text)) < 2:
         return None
-    numbers = _NUMBER.findall(text)
-    return numbers[-1].strip() if numbers else None
+    numbers = deque(_NUMBER.finditer(text), maxlen=1)
+    return numbers[0][0].strip() if numbers and not _BOUNDED.search(text[: numbers[0].start()]) else None

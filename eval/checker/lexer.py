@@ -54,7 +54,8 @@ _MATCH: Final = re.compile(
             |thinspace|enspace|mathop|mathrel|mathord|rm|bf|it|hfill
             |[lL]arge|LARGE|[hH]uge|small|tiny|normalsize|footnotesize|scriptsize)(?![A-Za-z])
         |\\[hv]space\*?\{[^{}]*\}|\\\(|\\\)|\\\[|\\\](?!\s*\d*\.?\d+(?:pt|em|ex|mm)))+)
-    | (?P<digits>(?=[A-F]*\d|[A-F]{2})[0-9A-F]*[A-F][0-9A-F]*(?=\s*_\s*\{?\s*(?:1[1-9]|2\d|3[0-6])\b))
+    | (?P<digits>(?=[A-F]*\d|[A-F]{2})(?=\d*[A-F])(?=(?P<run>[0-9A-F]+))(?P=run)
+        (?=\s*_\s*\{?\s*(?:1[1-9]|2\d|3[0-6])\b))
     | (?P<repeating>(?P<whole>\d*)\.(?P<fixed>\d*)\\(?:overline|bar|dot)\s*(?:\{(?P<cycle>\d+)\}|(?P<digit>\d)))
     | (?P<dotted>(?P<start>\d*\.\d*?)(?P<again>\d)(?P=again){2,}\s*(?:\.\.\.|\\[lc]?dots(?![A-Za-z])))
     | (?P<number>
@@ -72,6 +73,9 @@ _MATCH: Final = re.compile(
 )
 
 
+_FACE: Final = re.compile(
+    rf"\\(?:{'|'.join(sorted(FACES, reverse=True))})(?![A-Za-z])|[\s{{}}]"
+)  # of the letter under an accent
 _ARGUMENT: Final = re.compile(r"\s*(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(\\[A-Za-z]+|[^\s{}]))")
 
 
@@ -166,7 +170,7 @@ class _Lexer:
         significant = len((whole + fraction).lstrip("0"))
         places = len(fraction) - int(exponent[1:] or 0) if point else None
         value = Fraction(digits.removesuffix(".") + exponent)
-        self.tokens.append(Token("number", digits, self.spaced, value, places, significant))
+        self.tokens.append(Token("number", digits + exponent, self.spaced, value, places, significant))
 
     def repeating(self, match: re.Match[str]) -> None:
         if match["dotted"]:
@@ -183,8 +187,8 @@ class _Lexer:
         before = self.tokens[-1] if self.tokens else None
         lower = word.lower()
         if len(word) == 1:
-            measure = self.spaced and before is not None and before.kind == "number" and word in SINGLE_LETTERS
-            self.put("unit" if measure and not self.text[self.at :].strip(" $") else "letter", word)
+            last = self.spaced and not self.text[self.at :].strip(" $")
+            self.put("unit" if last and word in SINGLE_LETTERS and self.is_number() else "letter", word)
         elif word in CURRENCY_CODES and before is None:
             self.put("unit", word)
         elif lower in ("min", "max") and self.text[self.at : self.at + 1] == "(":
@@ -213,9 +217,19 @@ class _Lexer:
 
     def is_prose(self, word: str, before: Token | None) -> bool:
         """Whether it is a word of a language, and no product of letters."""
-        if word.lower() == "no" or (len(word) >= 3 and (before is None or before.kind in ("word", "text"))):
+        first = before is None or before.kind in ("word", "text")
+        if (word.lower() == "no" and (first or word != "NO")) or (len(word) >= 3 and first):  # NO is also a length
             return True
         return len(word) > 3 and self.spaced and before is not None and before.kind == "letter"
+
+    def is_number(self) -> bool:
+        """Whether a number stands before this, with no letter that it multiplies: 3, and not the 2 of x^2."""
+        if not self.tokens or self.tokens[-1].kind != "number":
+            return False
+        for token in reversed(self.tokens):
+            if token.kind == "letter" or token.text in ("=", ","):
+                return token.kind != "letter"
+        return True
 
     def in_unit(self) -> bool:
         """Whether a unit stands before this, perhaps with a stroke or a dot between."""
@@ -242,7 +256,7 @@ class _Lexer:
         if command in TEXTS:
             self.words(self.braced(), command)
         elif command in ACCENTS:
-            inner = re.sub(r"\s", "", self.braced())
+            inner = _FACE.sub("", self.braced()).replace(r"\imath", "i").replace(r"\jmath", "j")
             if not re.fullmatch(r"[A-Za-z0-9]+", inner):
                 raise Unreadable(f"\\{command} of more than a name")
             arrow = command in ("vec", "hat") and len(inner) == 1

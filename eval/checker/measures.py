@@ -35,7 +35,9 @@ def lettered(node: Node, unit: Measure) -> tuple[Node, Measure]:
     factors = list(_factors(node))
     numbers = [factor for factor, power in factors if power == 1 and not symbols(factor)]
     letters = [(factor, power) for factor, power in factors if factor.op == "name" and measure(factor.label).dimensions]
-    if len(numbers) + len(letters) < len(factors) or not letters or factors[0][0] not in numbers:
+    if len(numbers) + len(letters) < len(factors) or factors[0][0] not in numbers:
+        return node, unit
+    if all(power < 0 for _, power in letters):  # 1/A
         return node, unit
     label = " ".join(f"{'*' if power > 0 else '/'} {factor.label} ^{abs(power)}" for factor, power in letters)
     return product(*numbers), measure(label)

@@ -31,7 +31,8 @@ _LETTER_UNION: Final = re.compile(r"(?<=[\])])\s*U\s*(?=[\[(\]])")
 _NUMBER_WORD: Final = re.compile(rf"\b({'|'.join((*TENS, *ONES))})-(?=[a-z]{{3}})", re.IGNORECASE)
 _BASE_WORD: Final = re.compile(rf"(?<=\d)_\s*\{{\s*({'|'.join(sorted(ONES, key=len, reverse=True))})\s*\}}")
 _KIND_OF_ANSWER: Final = re.compile(  # the point (1, 2)
-    r"(?:\\text\s*\{\s*)?(?:the\s+)?(?:ordered\s+(?:pair|triple)|point|interval|vector|matrix|set|number|value)s?\s*\}?\s*"
+    r"(?:\\text\s*\{\s*)?(?:the\s+)?(?:ordered\s+(?:pair|triple)|point|interval|vector|matrix|set|number|value|"
+    r"(?:final\s+)?answer)s?\s*:?\s*\}?\s*"
     r"(?=[\[({$\d]|\\(?:left|frac|\{|begin|langle|lbrace|\())",
     re.IGNORECASE,
 )
@@ -48,12 +49,26 @@ _SUPERSCRIPT: Final = re.compile(f"[{SUPERSCRIPTS}]+")
 _SUBSCRIPT: Final = re.compile(f"[{SUBSCRIPTS}]+")
 _SMALL: Final = str.maketrans(SUPERSCRIPTS + SUBSCRIPTS, "0123456789-+0123456789")
 _LETTER_DEGREES: Final = re.compile(r"(?<=\d)\s*\^\s*(?:o(?![A-Za-z])|\{\s*o\s*\})")
+_LAST_BACKSLASH: Final = re.compile(r"(?<!\\)\\\s*$")  # of 5\ at the end, without its space
+_LEADING: Final = re.compile(r"(?:[=:\s]|\\approx(?![A-Za-z]))+")
+_SIGN_WORD: Final = re.compile(r"(?:negative|minus)\s+(?=\.?\d)", re.IGNORECASE)
+_OUT_OF: Final = re.compile(  # _{10}C_3, and P for the ordered ones
+    r"(?<![\w})\]'])(?:\{\s*\})?\s*[_^]\s*(?:\{\s*(\w+)\s*\}|(\w))\s*"
+    r"(?:\\(?:mathrm|text|mathbf)\s*\{\s*([CP])\s*\}|([CP]))\s*_\s*(?:\{\s*(\w+)\s*\}|(\w))"
+)
+_OUT_OF_PLAIN: Final = re.compile(r"(\d+)()\s*()([CP])\s*(\d+)()")  # 10C3
+_BASE_IN_WORDS: Final = re.compile(  # 101 (base 2)
+    r"(?<=[0-9A-Z])\s*(?:_\s*\{\s*)?(?:\\(?:text|mathrm)\s*\{)?\s*\(?\s*(?:in\s+)?base\b[\s-]*\}?\s*"
+    rf"(\d+|{'|'.join(sorted(ONES, key=len, reverse=True))})\s*\)?[\s}}]*$"
+)
 _FOLLOWED_BY_DOT: Final = re.compile(r"\\(left|right)\s*\.")
 
 
 def prepared(text: str) -> str:
     r"""The answer without marks around it, with commands for other characters, and with odd ways of writing undone."""
-    text = text.strip('*`" \t\r\n').lstrip("=:").translate(CHARACTERS)
+    text = text.strip('*`" \t\r\n').translate(CHARACTERS)
+    text = text[match.end() :] if (match := _LEADING.match(text)) else text
+    text = _SIGN_WORD.sub("-", text, count=1) if _SIGN_WORD.match(text) else text
     if not text.endswith("..."):
         text = text.rstrip('*`". \t\r\n')
     if len(text) > 2 and text[0] == text[-1] == "'":
@@ -64,7 +79,7 @@ def prepared(text: str) -> str:
     text = _SUBSCRIPT.sub(lambda match: f"_{{{match[0].translate(_SMALL)}}}", text)
     if not text.endswith("..."):
         text = _CLOSING_MARKS.sub("", text)
-    text = text.removesuffix("\\\\")
+    text = _LAST_BACKSLASH.sub("", text.removesuffix("\\\\"))
     if _PRICE.match(text) and len(_DOLLAR.findall(text)) % 2:  # $5, where $5$ would be a formula
         text = text.replace("$", r"\$", 1)
     text = _UNIT_FRACTION.sub(r"\\text{ \1/\2\3}", _UNIT_IN_BRACES.sub(r"\1", text))
@@ -77,6 +92,8 @@ def prepared(text: str) -> str:
     text = _LETTER_UNION.sub(r"\\cup ", _KIND_OF_ANSWER.sub("", text, count=1) if _KIND_OF_ANSWER.match(text) else text)
     if ("[" in text or "]" in text) and _OUTWARD.fullmatch(text):  # ]1, 2[
         text = _INTERVAL.sub(_inward, text)
+    text = _OUT_OF_PLAIN.sub(_counted, text) if _OUT_OF_PLAIN.fullmatch(text) else _OUT_OF.sub(_counted, text)
+    text = _BASE_IN_WORDS.sub(_base, text)
     text = _BASE_WORD.sub(lambda match: f"_{{{ONES[match[1]]}}}", _NUMBER_WORD.sub(r"\1 ", text))
     text = _RATIO_IN_WORDS.sub(r"\1:\2", text) if _RATIO_IN_WORDS.fullmatch(text) else text
     text = _in_digits(text)
@@ -104,6 +121,18 @@ def _in_digits(text: str) -> str:
             if value is not None:
                 return " ".join([str(value), *pieces[count:]])
     return text
+
+
+def _counted(match: re.Match[str]) -> str:
+    """How many ways there are to take so many things out of so many, in order or not."""
+    above, below = match[1] or match[2], match[5] or match[6]
+    ordered = "P" in (match[3], match[4])
+    return rf"\frac{{({above})!}}{{({above}-{below})!}}" if ordered else rf"\binom{{{above}}}{{{below}}}"
+
+
+def _base(match: re.Match[str]) -> str:
+    """A base as an index; text in which braces would be left over, as it is."""
+    return f"_{{{match[1]}}}" if match[0].count("{") == match[0].count("}") else match[0]
 
 
 def _inward(match: re.Match[str]) -> str:

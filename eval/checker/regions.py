@@ -32,7 +32,7 @@ def same_region(gold: Node, prediction: Node, equality: Equality) -> bool | None
 class _Line:
     def __init__(self, regions: Sequence[Node], equality: Equality) -> None:
         self.equality = equality
-        self.ends: list[Node] = []  # smallest first; position 2i is the gap below end i, and 2i + 1 the end itself
+        self.ends: list[Node] = []  # smallest first; position 2i + 1 is the gap below end i, and 2i + 2 the end itself
         for region in regions:
             for part in regions_within(region):
                 for end in items(part) if part.op == "set" else part.args:
@@ -56,14 +56,19 @@ class _Line:
 
     def position(self, end: Node) -> int:
         if end in _INFINITE:
-            return -1 if end.op == "neg" else 2 * len(self.ends) + 1
-        return next(2 * index + 1 for index, other in enumerate(self.ends) if self.equality.order(end, other) == 0)
+            return 0 if end.op == "neg" else 2 * len(self.ends) + 2
+        return next(2 * index + 2 for index, other in enumerate(self.ends) if self.equality.order(end, other) == 0)
+
+    @property
+    def places(self) -> range:
+        """Every gap and every end; at both sides infinity, which only a wrong bracket holds, as in (3, oo]."""
+        return range(2 * len(self.ends) + 3)
 
     def held(self, region: Node) -> list[bool]:
         """For each gap and each end in turn whether the set holds it."""
-        places = range(2 * len(self.ends) + 1)
+        places = self.places
         if region == name("R_set"):
-            return [True for _ in places]
+            return [places[0] < place < places[-1] for place in places]
         if region == name("emptyset"):
             return [False for _ in places]
         if region.op == "set":
@@ -85,8 +90,7 @@ class _Line:
         low, high = map(self.position, group.args)
         if low > high or (low == high and group.label != "[]"):
             raise NotASet
-        places = range(2 * len(self.ends) + 1)
         return [
             low < place < high or (place == low and group.label[0] == "[") or (place == high and group.label[1] == "]")
-            for place in places
+            for place in self.places
         ]

@@ -37,10 +37,10 @@ def _signed(node: Node, plus: bool) -> Node:
 
 
 def is_name(node: Node) -> bool:
-    """Whether it only names what is asked for: x, f(x), AB, |v|, dy/dx, Area."""
+    """Whether it only names what is asked for: x, f(x), AB, |v|, dy/dx, A:B, Area."""
     if node.op in ("mul", "inv"):
         return all(is_name(arg) and arg.op != "text" for arg in node.args)
-    if node.op in ("abs", "norm", "group"):
+    if node.op in ("abs", "norm", "group") or (node.op == "relation" and set(node.label.split()) == {":"}):
         return all(is_name(arg) for arg in node.args)
     return (node.op == "name" and bool(symbols(node))) or node.op in ("apply", "text")
 
@@ -135,17 +135,22 @@ def _listed(node: Node) -> Node | None:
     return Node("union" if node.label == "or" else "both", tuple(part for part in parts if part is not None))
 
 
+def rising(node: Node) -> Node:
+    """An inequality with the smaller side first, as a < b for b > a; anything else as it is."""
+    signs = node.label.split()
+    if not signs or not set(signs) <= {">", ">="}:
+        return node
+    return Node("relation", node.args[::-1], " ".join(FLIPPED[sign] for sign in signs[::-1]))
+
+
 def _interval(node: Node) -> Node | None:
+    node = rising(node)
     signs, args = node.label.split(), list(node.args)
     if signs in (["in"], ["notin"]) and args[0].op == "name":
         inside = region(args[1])
         return inside if inside is None or signs == ["in"] else Node("difference", (name("R_set"), inside))
     if signs == ["!="] and args[0].op == "name" and args[0].label not in symbols(args[1]):
         return Node("difference", (name("R_set"), Node("set", (args[1],))))
-    if not set(signs) <= set(FLIPPED):
-        return None
-    if signs[0] in (">", ">="):
-        args, signs = args[::-1], [FLIPPED[sign] for sign in signs[::-1]]
     if not set(signs) <= {"<", "<="}:
         return None
     closed = [sign == "<=" for sign in signs]

@@ -116,7 +116,9 @@ _WORDS: Final = _KNOWN.keys() - SINGLE_LETTERS
 
 def is_unit(word: str) -> bool:
     """Whether a word is a unit that is known here, or says its power."""
-    return word in _KNOWN or word.lower() in _WORDS or word in _COMPOUND or word in _POWERS
+    lower = word.lower()
+    written = word in (lower, lower.capitalize(), word.upper())  # hR is a product
+    return word in _KNOWN or (written and lower in _WORDS) or word in _COMPOUND or word in _POWERS
 
 
 def measure(label: str) -> Measure:

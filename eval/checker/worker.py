@@ -36,6 +36,8 @@ def equal(gold: str, answer: str) -> tuple[bool, str]:
         return False, "Math-Verify reads nothing"
     if isinstance(left, Relational) and isinstance(right, Relational) and not _comparable(left, right):
         return False, "relations that cannot be compared"
+    if _says_nothing(left) and _says_nothing(right):
+        return False, "a relation between numbers, which is true or false and no answer"
     left, right = _worked_out(left), _worked_out(right)
     found = verify(
         left, right, float_rounding=ROUNDING, numeric_precision=NUMERIC_DIGITS, timeout_seconds=None, strict=True
@@ -58,6 +60,14 @@ def _comparable(left: Any, right: Any) -> bool:
     if left.free_symbols != right.free_symbols or not left.free_symbols:
         return False
     return left.func != right.func or not left.is_Equality or bool(solve(left, left.free_symbols))
+
+
+def _says_nothing(value: Any) -> bool:
+    """Whether it is, or holds, a relation without a variable: all that are true would be equal."""
+    from sympy.logic.boolalg import Boolean
+
+    parts = value.args if getattr(value, "is_iterable", False) else (value,)
+    return any(isinstance(part, Boolean) and not part.free_symbols for part in parts)
 
 
 def _converted(latex: str) -> Any:

@@ -63,6 +63,12 @@ NUMBERS: dict[str, tuple[Case, ...]] = {
             ),
         ),
         Case("-5", ("−5", "–5", "- 5"), ("5",)),
+        Case("-8", ("negative 8", "minus 8", "Negative 8.0"), ("8", "negative 9", "minus -8")),
+        Case(
+            "84",
+            ("84\\", r"\boxed{84\ }", r"\approx 84", r"\boxed{\text{Answer: }84}", "Final answer: 84"),
+            ("48\\", r"\approx 84.1", r"\boxed{\text{Answer: }48}"),
+        ),
         Case("-0", ("0",)),
         Case(
             "0",
@@ -491,6 +497,9 @@ NUMBERS: dict[str, tuple[Case, ...]] = {
             ("0", "10^{-11}", "10^{-13}", "-10^{12}", "1e-13", "0.00000000001"),
         ),
         Case(r"1.2\times10^{-5}", ("0.000012",)),
+        Case("7", ("7e0",), ("7e1", "7E-2", "7e12")),
+        Case("4e3", ("4000", "4E3"), ("4", "4e2", "4e-3", "43")),
+        Case("6.5", (), ("6.5e4",)),
     ),
     "bases": (
         Case("1011_2", ("1011_2", "1011_{2}", "1011"), ("1101_2", "1011_3", "11", "1011.0")),
@@ -502,6 +511,12 @@ NUMBERS: dict[str, tuple[Case, ...]] = {
         Case(r"\text{1011}_2", ("1011_2",)),
         Case("DEF_{16}", ("DEF_{16}",)),
         Case("3B_{12}", ("3B_{12}",), ("3A_{12}",)),
+        Case(
+            "212_5",
+            ("212 base 5", "212 (base 5)", r"212\text{ (base 5)}", r"212_{\text{base } 5}", "212 in base five"),
+            ("212 base 6", "212 (base 4)", r"212\text{ (base 7)}", "57", "221 base 5"),
+        ),
+        Case("3C_{14}", ("3C base 14",), ("3C base 15", "3D base 14")),
         Case("52_8", ("52_{8}", r"52_{\text{eight}}", r"52_{\mathrm{eight}}"), ("25_8", "52_9", "42")),
     ),
     "complex numbers": (

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "triton", "numpy", "transformers")
+PACKAGES = ("triton", "numpy", "transformers")
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("bench", "engine", "kernels")
 
@@ -47,6 +47,7 @@ def birth_certificate(command: str, device: torch.device | None = None) -> dict[
         "load": _load(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
+        "torch": torch.__version__,  # with the version of CUDA, which its metadata does not name
         **{name: found for name in PACKAGES if (found := _version(name))},
     }
     if device is not None and device.type == "cuda":
@@ -106,7 +107,9 @@ def described(certificate: dict[str, Any]) -> list[str]:
     device = certificate.get("device")
     cores = f" ({certificate['cores']} cores, load {certificate['load']:.1f})" if certificate.get("load") else ""
     machine = f"{device['name']}, CUDA {device['cuda']}" if device else certificate["cpu"] + cores
-    versions = ", ".join(f"{name} {certificate[name]}" for name in ("python", *PACKAGES) if name in certificate)
+    versions = ", ".join(
+        f"{name} {certificate[name]}" for name in ("python", "torch", *PACKAGES) if name in certificate
+    )
     lines = [
         f"{machine}; {versions}",
         f"commit {certificate['commit']}, sources {certificate['sources']}, {certificate['date']}",

@@ -23,7 +23,7 @@ from dodona.engine.errors import DodonaError
 from dodona.engine.memory import MemoryPlan, device_memory, plan_memory
 from dodona.eval.commands.options import positive
 
-PACKAGES = ("torch", "transformers", "triton", "flash-attn", "accelerate", "numpy", "safetensors", "pyarrow")
+PACKAGES = ("transformers", "triton", "flash-attn", "accelerate", "numpy", "safetensors", "pyarrow")
 DTYPES = {"float32": 4, "fp32": 4, "bfloat16": 2, "bf16": 2, "float16": 2, "fp16": 2}
 _SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 def versions() -> dict[str, str]:
     """Version of each package that matters; of flash-attn, whether it can be imported as well."""
-    found = {"dodona": __version__, "python": platform.python_version()}
+    found = {"dodona": __version__, "python": platform.python_version(), "torch": torch.__version__}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)

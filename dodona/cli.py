@@ -138,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Read when torch is imported: CPU threads that wait sleep instead of spinning, a factor of 20 on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _open_missing()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without the character shows its code
@@ -161,6 +162,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = "the output" if error.filename is None else error.filename
         print_error(f"{where} cannot be written: {error.strerror}")
         return EXIT_ERROR
+
+
+def _open_missing() -> None:
+    """Give a standard stream that was closed, as by ``>&-``, nothing to read and nowhere to write.
+
+    Otherwise the next file that is opened gets its number, and what is printed into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
 
 
 def _write_no_more() -> None:

@@ -86,7 +86,7 @@ def read_sweep(path: str | Path) -> list[Pairing]:
             wrong type.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DodonaError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

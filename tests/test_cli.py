@@ -225,6 +225,8 @@ def test_the_prompt_comes_from_wherever_it_is_given(
         assert json.loads(out)["prompt"] == QUESTION
     stdin(b" two\n\n")
     assert generate.read_prompt(make_args()) == " two\n"
+    file.write_bytes(b"\xef\xbb\xbf" + QUESTION.encode())  # an editor's byte order mark
+    assert generate.read_prompt(make_args(file=str(file))) == QUESTION
 
 
 def make_args(**given: Any) -> Any:
@@ -352,6 +354,35 @@ def test_a_full_disk_behind_standard_output_is_one_line(root: Path) -> None:
         done = subprocess.run(arguments, cwd=root, stdout=out, stderr=subprocess.PIPE, timeout=120, check=False)
     assert done.returncode == 2
     assert done.stderr.decode() == "dodona: error: the output cannot be written: No space left on device\n"
+
+
+def test_closed_standard_streams_are_no_traceback(root: Path, tmp_path: Path) -> None:
+    """`dodona generate ... <&- >&-`, as some schedulers start jobs: sys.stdin is None, and the next file that is
+    opened gets the number of standard output, so that the text is printed into the records.
+    """
+    closed = ["sh", "-c", 'exec "$@" <&- >&-', "sh"]
+    done = subprocess.run([*closed, *command("generate")], cwd=root, stderr=subprocess.PIPE, timeout=120)
+    assert (done.returncode, done.stderr.decode()) == (2, "dodona: error: the prompt is empty\n")
+    records = tmp_path / "r.jsonl"
+    arguments = command("generate", QUESTION, "--max-new-tokens", "3", "--output-file", str(records))
+    done = subprocess.run([*closed, *arguments], cwd=root, stderr=subprocess.PIPE, timeout=120)
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+    assert [record["prompt"] for record in read_records(records)] == [QUESTION]
+
+
+def test_outputs_of_generate_are_not_the_prompt_or_each_other(cli: Callable[..., Outcome], tmp_path: Path) -> None:
+    """The trace replaces the records, or the file with the prompt."""
+    prompt, output = tmp_path / "prompt.txt", str(tmp_path / "out")
+    prompt.write_text(QUESTION)
+    for options in (
+        ("--file", str(prompt), "--trace", str(prompt)),
+        ("--file", str(prompt), "--output-file", str(prompt)),
+    ):
+        assert "are both" in one_error_line(cli("generate", *options))
+        assert prompt.read_text() == QUESTION
+    message = one_error_line(cli("generate", QUESTION, "--trace", output, "--output-file", output))
+    assert message == f"--output-file and --trace are both {output}: name two files"
+    assert not Path(output).exists()
 
 
 # --- eval ---

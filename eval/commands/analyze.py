@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dodona.engine.errors import DodonaError
@@ -148,7 +148,7 @@ def check_output(files: Files, path: Path) -> None:
     """
     if not files.records:
         raise DodonaError("--output-file needs records: name their file or folder, not only the trace")
-    if path.resolve() in [file.resolve() for file in files.records]:
+    if path.resolve() in [file.resolve() for file in (*files.records, *files.traces)]:
         raise DodonaError(f"--output-file {path} is a file that is read: name another one")
 
 
@@ -158,15 +158,17 @@ def write_consults(analysis: ConsultAnalysis, files: Files, path: Path) -> Path:
     Raises:
         DodonaError: a file cannot be read or written.
     """
+    from dodona.eval.report.files import write_whole
+
     without = 0
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "wb") as file:
-            for line in analysis.lines(files.records):
-                without += bool(line.get("analysis_result")) and not analysis.has_trace(line)
-                file.write(encode_record(line))
-    except OSError as error:
-        raise DodonaError(f"{path} cannot be written: {error.strerror or error}") from error
+
+    def encoded() -> Iterator[bytes]:
+        nonlocal without
+        for line in analysis.lines(files.records):
+            without += bool(line.get("analysis_result")) and not analysis.has_trace(line)
+            yield encode_record(line)
+
+    write_whole(path, encoded())
     if without:
         say(f"{without} records with consults have no trace: their signals are null")
     return path

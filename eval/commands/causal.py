@@ -34,9 +34,9 @@ from dodona.eval.commands.forking import (
     paths_of,
     say,
     stopped,
-    write_lines,
 )
 from dodona.eval.commands.options import positive
+from dodona.eval.report.files import write_file, write_whole
 from dodona.eval.report.table import text_lines
 
 
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             return stopped(log)
         rows = list(lines(found, loaded.tokenizer, log.of(arm)))
-        write_lines(output, rows)
+        write_whole(output, map(encode_record, rows))
     written = [output, *_write(args, found, loaded.tokenizer, rows)]
     if args.json:
         report = plain_summary(found, args.confident) | {"output": str(output), "forks_log": str(log_path)}
@@ -97,7 +97,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _write(args: argparse.Namespace, found: Search, tokenizer: Tokenizer, rows: list[dict[str, Any]]) -> list[Path]:
     from dodona.eval.report.csv_files import write_tables
-    from dodona.eval.report.files import write_file
 
     written: list[Path] = []
     if args.csv:

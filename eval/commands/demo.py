@@ -13,7 +13,7 @@ from typing import Any
 
 from dodona.engine.engine import Engine
 from dodona.engine.records import RecordFile
-from dodona.eval.commands.options import whole
+from dodona.eval.commands.options import positive
 from dodona.eval.commands.running import progress_bar
 from dodona.eval.demo import TEXT_BASE, TEXT_DTYPE, TEXT_ORACLE, demo, demo_text, records_path
 from dodona.eval.show import COLOR_CHOICES, marks_for
@@ -22,7 +22,7 @@ from dodona.eval.show import COLOR_CHOICES, marks_for
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--text", action="store_true", help="plain language with SmolLM2 instead of arithmetic")
-    parser.add_argument("--num-samples", metavar="N", type=whole, default=100, help="problems (default: 100)")
+    parser.add_argument("--num-samples", metavar="N", type=positive, default=100, help="problems (default: 100)")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--color", choices=COLOR_CHOICES, default="auto", help="(default: auto, on a terminal)")
     parser.add_argument("--output-file", metavar="FILE", help="records (default: runs/demo-DATE-TIME.jsonl)")

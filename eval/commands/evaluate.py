@@ -40,7 +40,7 @@ from dodona.eval.compat.switches import GUIDED_INFERENCE, SWITCHES, read_switche
 from dodona.eval.job import Job
 from dodona.eval.models import Models
 from dodona.eval.plan import calibrated, make_plan
-from dodona.eval.report.files import write_file
+from dodona.eval.report.files import check_apart, write_file
 from dodona.eval.run import PER_RUN
 from dodona.eval.shard import Shard, current_shard
 from dodona.eval.store import Place, default_place
@@ -137,6 +137,7 @@ def job_of(args: argparse.Namespace, shard: Shard) -> Job:
     """
     if args.output_dir is not None and args.output_file is not None:
         raise DodonaError("--output-dir and --output-file both say where the records go: give one of them")
+    check_apart({"--output-file": args.output_file, "--stats-file": args.stats_file})
     models = Models.of(args)
     compat = read_switches(args.compat or ())
     default = Request(prompt="")

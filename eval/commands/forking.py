@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError
-from dodona.engine.records import encode_record, read_records
+from dodona.engine.records import read_records
 from dodona.engine.tokenizer import Tokenizer
 from dodona.eval.causal.forks import LOG, ForkLog
 from dodona.eval.causal.origin import Origin
@@ -171,13 +168,15 @@ def paths_of(args: argparse.Namespace, origin: Origin, ending: str, field: str) 
 
 
 def _ours(path: Path, field: str) -> bool:
-    """Whether a file may be written anew: it is not there, empty, or has lines like ours."""
+    """Whether a file may be written anew: it is not there, a device, empty, or has lines like ours."""
+    if not path.is_file():
+        return True
     try:
-        first = next(read_records(path), None) if path.exists() else None
+        first = next(read_records(path), None)
     except DodonaError:
         return False
     if first is None:
-        return not path.exists() or path.stat().st_size == 0
+        return path.stat().st_size == 0
     return "row_id" in first and field in first
 
 
@@ -185,28 +184,6 @@ def stopped(log: ForkLog) -> int:
     """Say where the work is after Ctrl-C; the exit code."""
     say(f"stopped: {sum(map(len, log.known.values()))} forks kept in {log.path}; the same command goes on")
     return EXIT_INTERRUPTED
-
-
-def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
-    """Write a whole file of JSON lines, or none.
-
-    Raises:
-        DodonaError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.writelines(encode_record(record) for record in records)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DodonaError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    return path
 
 
 def say(text: str) -> None:

@@ -32,9 +32,9 @@ from dodona.eval.commands.forking import (
     paths_of,
     say,
     stopped,
-    write_lines,
 )
 from dodona.eval.commands.options import budget, positive
+from dodona.eval.report.files import write_file, write_whole
 from dodona.eval.report.table import text_lines
 
 
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             return stopped(log)
         rows = list(lines(found, loaded.tokenizer))
-        write_lines(output, rows)
+        write_whole(output, map(encode_record, rows))
     made = summary(found, resamples=args.resamples, seed=args.seed, signals=args.bins or SIGNALS)
     written = [output, *_write(args, made, rows)]
     if args.json:
@@ -138,7 +138,6 @@ def positions_of(args: argparse.Namespace) -> Where:
 
 def _write(args: argparse.Namespace, made: Summary, rows: list[dict[str, object]]) -> list[Path]:
     from dodona.eval.report.csv_files import write_tables
-    from dodona.eval.report.files import write_file
 
     written: list[Path] = []
     if args.csv:

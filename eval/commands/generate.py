@@ -1,12 +1,13 @@
 """Write one text with both models: the base writes, the oracle is consulted where the trigger says so.
 
 The prompt is the argument, a file (--file), or standard input. From a file or standard input one line end at the very
-end is left out, as a shell does.
+end is left out, as a shell does, and a byte order mark at the beginning.
 """
 
 from __future__ import annotations
 
 import argparse
+import codecs
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from dodona.eval.commands.options import (
     request_options,
     whole,
 )
+from dodona.eval.report.files import check_apart
 from dodona.eval.show import COLOR_CHOICES, Marks, marked, marks_for
 
 
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Generate and print."""
     if args.stream and (args.json or args.n != 1):
         raise DodonaError("--stream prints one text as it comes: leave out --json and --n")
+    check_apart({"--file": args.file, "--output-file": args.output_file, "--trace": args.trace})
     request = Request(prompt=read_prompt(args), **request_options(args))
     requests = request.samples(args.n)
     marks = marks_for(sys.stdout, args.color) if args.verbose else None
@@ -107,6 +110,7 @@ def read_prompt(args: argparse.Namespace) -> str:
 
 
 def _text(data: bytes, place: str) -> str:
+    data = data.removeprefix(codecs.BOM_UTF8)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:

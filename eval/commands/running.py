@@ -22,6 +22,7 @@ from dodona.eval.compat.tables import ladder_table
 from dodona.eval.job import Job
 from dodona.eval.lock import wait_until_free
 from dodona.eval.models import Models
+from dodona.eval.report.files import check_no_runs
 from dodona.eval.report.table import text_lines
 from dodona.eval.rows import Row
 from dodona.eval.run import Experiment, Finished, Run
@@ -252,9 +253,10 @@ def writable(path: str) -> Path:
     """A path that can be written, found out before anything is run.
 
     Raises:
-        DodonaError: it cannot.
+        DodonaError: it cannot, or records or a trace are there.
     """
     file = Path(path)
+    check_no_runs(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.open("a").close()

@@ -338,9 +338,11 @@ def test_mistakes_are_one_line(arguments, words, tmp_path, capsys, monkeypatch):
 
 
 def test_a_file_that_is_read_is_not_written_over(runs, capsys):
-    """Records that are gone."""
+    """Records that are gone, or their trace."""
     path = next(iter(runs.glob("c=0*.jsonl")))
+    trace = next(iter(runs.glob("c=0*.parquet")))
     assert "is a file that is read" in refused(capsys, path, "--output-file", path)
+    assert "is a file that is read" in refused(capsys, path, "--output-file", trace)
 
 
 def test_traces_without_labels_say_what_is_missing(tmp_path, capsys):

@@ -43,6 +43,18 @@ def test_the_demo_shows_a_transcript_and_the_whole_grid(
         assert len(re.findall(r"\[\d+, \d+\]|\d\.\d\d +\d+ %", line)) == len(KS) * len(TRIGGERS)
 
 
+def test_no_problems_are_refused_before_anything_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistake that is found after the transcript costs half a minute."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--num-samples", "0"])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "")
+    assert err == "dodona: error: argument --num-samples: must be 1 or more, not 0\n"
+
+
 def test_the_transcript_is_of_a_problem_where_the_oracle_helped() -> None:
     """A demonstration of a problem that the base solves alone shows nothing."""
     task, engine = task_named("arith"), Engine()

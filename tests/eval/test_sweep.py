@@ -50,6 +50,14 @@ def test_the_shortest_file_is_the_embedded_pair_on_a_task() -> None:
     assert pairing.options == {}
 
 
+def test_a_file_from_windows_is_read_alike(tmp_path: Path) -> None:
+    """Notepad's byte order mark is no part of the first key."""
+    text = 'output_dir = "x"\n\n[[tasks]]\ndataset = "arith"\n'
+    file = tmp_path / "sweep.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert read_sweep(file) == parsed(text)
+
+
 def test_every_model_meets_every_task_over_the_whole_grid() -> None:
     """A missing combination is a hole in a table that nobody sees."""
     found = parsed(

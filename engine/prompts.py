@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dodona.engine.errors import DodonaError, RequestError
-from dodona.engine.request import Request
+from dodona.engine.request import Request, check_unicode
 from dodona.engine.tokenizer import Tokenizer
 
 _OPTIONS = {field.name for field in dataclasses.fields(Request)} - {"prompt"}
@@ -23,12 +23,14 @@ def encode(request: Request, tokenizer: Tokenizer, vocab: int) -> list[int]:
     if isinstance(prompt, str):
         if not prompt:
             raise RequestError("the prompt is empty")
-        try:
-            prompt.encode()
-        except UnicodeError as error:
-            raise RequestError(f"the prompt is not valid Unicode text: {error}") from error
+        check_unicode("the prompt", prompt)
         ids = tokenizer.encode(prompt, raw=request.raw)
     elif prompt and isinstance(prompt[0], Mapping):
+        for message in prompt:
+            if not isinstance(message, Mapping):
+                raise RequestError(f"{message!r} in the prompt is not a chat message")
+            for text in message.values():
+                check_unicode("the prompt", text)
         ids = tokenizer.encode_chat(list(prompt))  # type: ignore[arg-type]
     else:
         ids = list(prompt)  # type: ignore[arg-type]

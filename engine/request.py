@@ -15,6 +15,8 @@ Prompt: TypeAlias = str | Sequence[int] | Sequence[Mapping[str, str]]
 When: TypeAlias = Literal["before", "after"]
 
 DEFAULT_CONSULTS = 5
+_MOST = 2**31 - 1  # of a count: what a trace's columns hold
+_MOST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +60,19 @@ class Request:
         _check_whole("max_new_tokens", self.max_new_tokens, least=1)
         _check_whole("step_size", self.step_size, least=1)
         _check_whole("sample", self.sample, least=0)
-        _check_whole("seed", self.seed, least=None)
+        _check_whole("seed", self.seed, least=-_MOST_SEED, most=_MOST_SEED)
         if self.max_oracle_tokens is not None:
             _check_whole("max_oracle_tokens", self.max_oracle_tokens, least=0)
         if self.attention_layer is not None:
-            _check_whole("attention_layer", self.attention_layer, least=None)
+            _check_whole("attention_layer", self.attention_layer, least=-_MOST)
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         if not all(isinstance(text, str) and text for text in self.stop):
             raise RequestError(f"stop must be one or more texts that are not empty, not {self.stop!r}")
         object.__setattr__(self, "stop", tuple(self.stop))
+        for text in self.stop:
+            check_unicode("stop", text)
+        check_unicode("key", self.key)
         object.__setattr__(self, "trigger", parse_trigger(self.trigger, when=self.when))
         _ = self.base_sampling, self.oracle_sampling  # their own checks
 
@@ -107,13 +112,30 @@ def parse_budget(text: str) -> float:
     return math.inf if text.strip().lower() in ("inf", "infinity") else int(text)
 
 
+def check_unicode(name: str, text: object) -> None:
+    """Refuse a text that no tokenizer reads and no hash takes, such as half of a surrogate pair.
+
+    Raises:
+        RequestError: naming it.
+    """
+    try:
+        str(text).encode()
+    except UnicodeError as error:
+        raise RequestError(f"{name} is not valid Unicode text: {error}") from error
+
+
 def _check_count(name: str, value: object) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if not (whole or (isinstance(value, float) and (value == math.inf or value.is_integer()))) or value < 0:  # type: ignore[operator]
         raise RequestError(f"{name} must be a whole number of 0 or more, or inf, not {value!r}")
+    if _MOST < value < math.inf:  # type: ignore[operator]
+        raise RequestError(f"{name} must be {_MOST} at most, or inf, not {value!r}")
 
 
-def _check_whole(name: str, value: object, *, least: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
-        bound = "" if least is None else f" of {least} or more"
+def _check_whole(name: str, value: object, *, least: int, most: int = _MOST) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least:  # type: ignore[operator]
+        bound = f" of {least} or more" if whole or least >= 0 else ""
         raise RequestError(f"{name} must be a whole number{bound}, not {value!r}")
+    if value > most:  # type: ignore[operator]
+        raise RequestError(f"{name} must be {most} at most, not {value!r}")

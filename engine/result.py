@@ -202,9 +202,11 @@ def _segments(sequence: Sequence, ids: list[int], text: str, tokenizer: Tokenize
 
 
 def _signals(sequence: Sequence, length: int) -> dict[str, Array]:
-    base = _columns(sequence.base_rows, 5, length)
-    oracle = _columns(sequence.oracle_rows, 5, length)
-    logprobs = _columns([(value,) for value in sequence.base_logprobs], 1, length)
+    # A device that ran ahead of the host may have looked at positions that nobody asked it for.
+    seen = sequence.base.recorded
+    base = _columns(sequence.base_rows[:seen], 5, length)
+    oracle = _columns(sequence.oracle_rows[: sequence.oracle.recorded], 5, length)
+    logprobs = _columns([(value,) for value in sequence.base_logprobs[:seen]], 1, length)
     agree = np.where(np.isnan(base[4]) | np.isnan(oracle[2]), np.nan, base[4] == oracle[2]).astype(np.float32)
     named = dict(zip(BASE_SIGNALS, (*base[:4], logprobs[0]), strict=True))
     named |= dict(zip(ORACLE_SIGNALS, (oracle[0], oracle[1], oracle[2], oracle[3], oracle[4], agree), strict=True))

@@ -36,6 +36,8 @@ class Sampling:
             raise RequestError(f"temperature must be a number of 0 or more, not {self.temperature}")
         if isinstance(self.top_k, bool) or not isinstance(self.top_k, int) or self.top_k < 0:
             raise RequestError(f"top_k must be a whole number of 0 (off) or more, not {self.top_k}")
+        if self.top_k > 2**31 - 1:
+            raise RequestError(f"top_k must be {2**31 - 1} at most, not {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise RequestError(f"top_p must lie in (0, 1], not {self.top_p}")
         if not 0 <= self.min_p <= 1:

@@ -90,6 +90,7 @@ class Sequence:
         self.emas = {(signal, decay): np.float32(np.nan) for signal, decay in self.trigger.emas}
         self._eos_ids, self._tokenizer = eos_ids, tokenizer
         self._stop_window = max((len(text.encode()) for text in request.stop), default=0)
+        self._spelled: list[int] = []  # generated ids that have a text, kept where there are stop strings
         self._draws: np.ndarray[Any, Any] | None = None
 
     # --- derived ---
@@ -231,9 +232,16 @@ class Sequence:
             self.finish("length")
 
     def _stopped(self) -> bool:
-        window = self.ids[len(self.prompt) :][-(self._stop_window + 8) :]
-        text = self._tokenizer.decode(window)
-        return any(stop in text for stop in self.request.stop)
+        token, tokenizer = self.ids[-1], self._tokenizer
+        if token in tokenizer.special_ids or tokenizer.token(token) is None:
+            return False  # adds no text
+        self._spelled.append(token)
+        # The whole text only where its end has one: an end that begins inside a character is not read as the text is.
+        for ids in (self._spelled[-(self._stop_window + 8) :], self._spelled):
+            text = tokenizer.decode(ids)
+            if not any(stop in text for stop in self.request.stop):
+                return False
+        return True
 
     def finish(self, reason: str, error: str | None = None) -> None:
         """End the sequence: eos, stop, length, cancelled or error."""

@@ -18,6 +18,7 @@ from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError, RequestError
 from dodona.engine.request import Request
 from dodona.engine.seats import Column
+from dodona.engine.trace import TraceWriter
 from dodona.engine.trigger import Trigger
 
 INF = math.inf
@@ -277,8 +278,23 @@ def test_requests_out_of_range_are_refused_in_one_line(engine):
         engine.generate([5] * 512)
     with pytest.raises(RequestError, match="not a token id"):
         engine.generate([5, 4000])
-    with pytest.raises(RequestError, match="Unicode"):
-        engine.generate("\ud800")
+    for options in ({"prompts": "\ud800"}, {"prompts": "a", "stop": "\ud800"}, {"prompts": "a", "key": "\ud800"}):
+        with pytest.raises(RequestError, match="not valid Unicode"):
+            engine.generate(**options)
+
+
+@pytest.mark.parametrize(
+    "name", ["c", "k", "max_new_tokens", "max_oracle_tokens", "step_size", "sample", "top_k", "seed"]
+)
+def test_counts_that_no_trace_and_no_device_could_hold_are_refused(engine, name, tmp_path):
+    """Catches an overflow in the middle of a run, where a tensor or a trace takes a number of so many bits."""
+    most = 2**63 - 1 if name == "seed" else 2**31 - 1
+    for value in (most + 1, 10**30):
+        with pytest.raises(RequestError, match=f"{name} must be {most} at most"):
+            engine.generate([1, 2], **{name: value})
+    options = {"max_new_tokens": 3, "c": 1, "k": 1, "temperature": 1.0} | {name: most}
+    with TraceWriter(tmp_path / "trace.parquet") as trace:
+        trace.write(engine.generate([1, *([9] * 505)], **options))
 
 
 def test_a_prompt_that_nearly_fills_the_context_is_cut_at_its_end(engine):
@@ -290,10 +306,13 @@ def test_a_prompt_that_nearly_fills_the_context_is_cut_at_its_end(engine):
 def test_failures_in_an_iterable_are_results_of_their_own(engine):
     """A request that is too long or malformed fails alone with its reason; the others are untouched."""
     items = [[1, 5, 6], [5] * 600, "fine", 3.5, Request(prompt=[1, 5, 6], c=0, max_new_tokens=4, id="last")]
+    items += [[{"role": "user", "content": "\ud800"}], [{"role": "user", "content": "a"}, 3]]
     results = list(engine.generate(iter(items), max_new_tokens=4))
-    assert len(results) == 5
-    assert sorted(result.finish_reason == "error" for result in results) == [False, False, False, True, True]
-    assert any("context" in (result.error or "") for result in results)
+    assert len(results) == 7
+    assert sorted(result.finish_reason == "error" for result in results) == [False] * 3 + [True] * 4
+    errors = " ".join(result.error or "" for result in results)
+    for reason in ("context", "float", "Unicode", "not a chat message"):
+        assert reason in errors
 
 
 def test_the_iterable_is_read_lazily(engine):

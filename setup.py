@@ -62,7 +62,7 @@ setup(
         "math-verify>=0.9,<0.10",  # its converter's internals are used, and it names the latex2sympy2_extended it needs
         "datasets>=3.0",
         "pyarrow>=16",
-        "gguf>=0.10",
+        "gguf>=0.11",
         "tqdm>=4.66",
         "tomli>=2.0; python_version < '3.11'",
     ],

@@ -149,9 +149,8 @@ class DeviceLoop:
     def abandon(self) -> None:
         """Forget all that is on its way, and every seat, after an error on the device."""
         self._flights.clear()
-        for member in self._members.values():
-            self.scheduler.seats.pop(id(member.sequence), None)
         self._members.clear()
+        self.scheduler.vacate()
 
     # --- coming and going ---
 

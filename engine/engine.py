@@ -25,6 +25,7 @@ from dodona.engine.result import Result, Token, failed_result, make_result
 from dodona.engine.runner import Runner
 from dodona.engine.scheduler import Scheduler
 from dodona.engine.sequence import BASE, ORACLE, Sequence
+from dodona.engine.threads import check_threads
 from dodona.engine.tokenizer import IncrementalDecoder, Tokenizer, check_same_vocabulary
 from dodona.engine.trigger import ExpressionTrigger
 
@@ -89,6 +90,7 @@ class Engine:
         for name, value in sizes.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise RequestError(f"{name} must be a whole number of 1 or more, not {value!r}")
+        check_threads(threads)
         if isinstance(poll_seconds, bool) or not isinstance(poll_seconds, (int, float)) or not 0 <= poll_seconds <= 1:
             raise RequestError(f"poll_seconds must be a number from 0 to 1, not {poll_seconds!r}")
         if base is None and oracle is None:
@@ -110,7 +112,8 @@ class Engine:
         if oracle is not None:
             _check_pair(opened, self.tokenizer)
         self.context = min(checkpoint.config.max_position_embeddings for checkpoint in opened)
-        self.plan = self._plan_memory(opened, spread, max_batch, max_length, kv_tokens)
+        longest = -(-(max_length or self.context) // size) * size  # in whole pages
+        self.plan = self._plan_memory(opened, spread, max_batch, longest, kv_tokens)
         placements = [on_one(checkpoint.config, self.device) for checkpoint in opened]
         if spread:
             reserved = self.plan.models[0].weight_bytes + self.plan.models[0].kv_bytes
@@ -185,7 +188,7 @@ class Engine:
         opened: list[Checkpoint],
         spread: tuple[torch.device, ...],
         max_batch: int,
-        max_length: int | None,
+        max_length: int,
         kv_tokens: int | None,
     ) -> MemoryPlan:
         total, budget = device_memory(self.device)
@@ -198,7 +201,7 @@ class Engine:
             total=total,
             cache_budget=budget,
             max_batch=max_batch,
-            max_length=max_length or self.context,
+            max_length=max_length,
             kv_tokens=kv_tokens,
         )
 

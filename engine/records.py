@@ -22,6 +22,7 @@ except ImportError:  # not POSIX: no lock
     fcntl = None  # type: ignore[assignment,unused-ignore]
 
 _BLOCK = 1 << 16
+_BEGINNINGS = (b"", b"{", b"\0", b"\xef")  # of a file of records: empty, an object, lost to a power failure, or marked
 
 
 class RecordFile:
@@ -104,7 +105,10 @@ class RecordFile:
         """Drop a torn last line; finish one that lacks its line end alone."""
         try:
             with open(self.path, "rb") as file:
+                first = file.read(1)
                 start, tail = _after_last_newline(file)
+            if first not in _BEGINNINGS:
+                raise DodonaError(f"{self.path} holds something else than records, and is left as it is")
             if not tail.strip(b"\0"):
                 os.ftruncate(self._fd, start)  # nothing, or the zeros that a power failure leaves
             elif _is_object(tail):

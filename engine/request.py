@@ -74,7 +74,11 @@ class Request:
             check_unicode("stop", text)
         check_unicode("key", self.key)
         object.__setattr__(self, "trigger", parse_trigger(self.trigger, when=self.when))
-        _ = self.base_sampling, self.oracle_sampling  # their own checks
+        _ = self.base_sampling  # its own checks
+        try:
+            _ = self.oracle_sampling
+        except RequestError as error:
+            raise RequestError(f"oracle_{error}") from None
 
     @property
     def parsed_trigger(self) -> Trigger:

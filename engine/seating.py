@@ -66,6 +66,12 @@ class Seating(Scheduler):
             self._leave_from(seat, sequence)
         super().remove(sequence, poisoned=poisoned)
 
+    def vacate(self) -> None:
+        """Empty every seat without asking the device for anything, after an error there."""
+        self._free = sorted([*self._free, *self.seats.values()])
+        self.seats.clear()
+        self._promised.clear()
+
     def _leave_from(self, seat: int, sequence: Sequence) -> None:
         self.seats[id(sequence)] = seat
         try:
@@ -84,6 +90,8 @@ class Seating(Scheduler):
                 for prompt in list(lane.prompts):
                     if prompt != sequence.prompt:
                         lane.forget(prompt)
+                if lane.pool.free_pages < self._pages(lane, sequence):  # its own last page, partly filled, is copied
+                    lane.forget(sequence.prompt)
             return True
         if base.pool.free_pages < self._pages(base, sequence):
             return False

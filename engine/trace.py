@@ -119,7 +119,10 @@ class TraceWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self.close()
+        if kind is not None and not self._sequences:
+            self._writer.abandon()  # an earlier trace is worth more than an empty one
+        else:
+            self.close()
 
 
 def open_trace(path: str | Path) -> pq.ParquetFile:

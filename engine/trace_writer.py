@@ -35,6 +35,8 @@ class TableWriter:
         self._rows = 0  # that wait
         self._schema = SCHEMA.with_metadata({**(SCHEMA.metadata or {}), **(metadata or {})})
         floats = [name for name in FLOATS if name not in ("c", "k")]
+        if self.path.exists() and not self.path.is_file():  # a device that a file takes the place of is gone
+            raise DodonaError(f"cannot write the trace {self.path}: it is no file")
         try:
             self._writer = pq.ParquetWriter(
                 self._partial,

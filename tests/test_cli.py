@@ -119,6 +119,11 @@ def test_no_command_prints_the_help_and_fails(cli: Callable[..., Outcome]) -> No
         (["eval", "--dataset", "arith", "--num-samples", "0"], "--num-samples must be 1 or more, or all, not 0"),
         (["eval", "--dataset", "arith", "--c", "1,-2"], "c must be a whole number of 0 or more, or inf, not -2"),
         (["eval", "--dataset", "arith", "--temperature", "-1"], "temperature must be a number of 0 or more"),
+        (
+            ["generate", "hi", "--oracle-temperature", "nan"],
+            "oracle_temperature must be a number of 0 or more, not nan",
+        ),
+        (["generate", "hi", "--threads", "100000"], "threads must be"),
         (["eval", "--dataset", "arith", "--output-dir", "x", "--output-file", "y"], "both say where the records go"),
         (["eval", "--dataset", "arith", "--max-batch", "0"], "max_batch must be a whole number of 1 or more, not 0"),
         (["eval", "--dataset", "arith", "--calibrate"], "--calibrate belongs to --dry-run"),

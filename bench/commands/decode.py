@@ -16,9 +16,11 @@ from typing import Any
 import torch
 
 from dodona.bench.birth import birth_certificate, typed_command
+from dodona.bench.commands.options import positive
 from dodona.bench.decode import base_alone, guided
 from dodona.bench.many import many_against_one
 from dodona.engine.errors import DodonaError
+from dodona.engine.threads import check_threads
 
 PARTS = ("base", "guided", "batch")
 
@@ -26,7 +28,7 @@ PARTS = ("base", "guided", "batch")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--parts", metavar="LIST", default=",".join(PARTS), help=f"(default: {','.join(PARTS)})")
-    parser.add_argument("--threads", metavar="N", type=int, help="CPU threads of torch")
+    parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads of torch")
     parser.add_argument("--tokens", metavar="N", type=int, default=96, help="tokens a text (default: 96)")
     parser.add_argument("--repeats", metavar="N", type=int, default=3, help="timed runs of each (default: 3)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="also write the JSON object to a file")
@@ -41,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     parts = args.parts.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
         raise DodonaError(f"there is no part {unknown[0]!r}: choose among {', '.join(PARTS)}")
+    check_threads(args.threads)
     if args.threads:
         torch.set_num_threads(args.threads)
     report: dict[str, Any] = {"birth": birth_certificate(typed_command("dodona", sys.argv[1:]))}

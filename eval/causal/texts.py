@@ -78,13 +78,16 @@ def _text(record: Mapping[str, Any], digest: str | None, path: Path) -> Text:
         raise DodonaError(f"{path}: the arm {record['arm']!r} cannot be gone on with")
     try:
         pieces = [(piece["source"] == "oracle", piece["token_ids"]) for piece in record["interleaved_outputs"]]
+        starts = tuple(map(int, record["cheat_positions"]))
+        if not all(0 <= start < sum(len(ids) for _, ids in pieces) for start in starts):
+            raise ValueError("a consult outside the text")
         return Text(
             row=row_of(record),
             problem=_problem(record, digest, path),
             prompt_tokens=int(record["prompt_tokens"]),
             ids=tuple(int(token) for _, ids in pieces for token in ids),
             sources=bytes(int(oracle) for oracle, ids in pieces for _ in ids),
-            starts=tuple(map(int, record["cheat_positions"])),
+            starts=starts,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DodonaError(f"{path}: a record cannot be gone on with ({type(error).__name__}: {error})") from error

@@ -20,6 +20,7 @@ Pair = tuple[str, str]  # question, what a model wrote
 
 LOGPROB: Final = "logprob"  # the reward that every study has
 _BATCH: Final = 8
+_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Reward(Protocol):
@@ -104,7 +105,7 @@ class PlusMinus:
         device: as torch names it; None: CUDA where there is one.
 
     Raises:
-        DodonaError: while loading, when the model or one of the two tokens is not there.
+        DodonaError: for a name that is neither; while loading, when the model or one of the two tokens is not there.
 
     Source: W. Xiong et al., "An Implementation of Generative PRM" (2024), whose models, such as
     RLHFlow/Llama3.1-8B-ORM-Mistral-Data, are used in this way.
@@ -113,6 +114,12 @@ class PlusMinus:
     model: str
     device: str | None = None
     _loaded: tuple[Any, Any, int, int] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not Path(self.model).is_dir() and not _HUB_ID.fullmatch(self.model):
+            raise DodonaError(
+                f"--reward-model {self.model} cannot be loaded: it is no folder and no hub id (OWNER/NAME)"
+            )
 
     @property
     def name(self) -> str:

@@ -223,6 +223,37 @@ def test_a_step_that_fails_when_its_record_is_read_is_named(folders, monkeypatch
     assert engine.generate(PROMPT, c=0, max_new_tokens=8).ids == expected
 
 
+def test_seats_come_back_after_errors(folders, monkeypatch):
+    """Catches a seat lost with each failed step, until none is left and the next request waits for ever; and an error
+    in giving a seat that is hidden behind another one.
+    """
+    engine = make(folders, max_batch=1)
+    expected = engine.generate(PROMPT, c=0, max_new_tokens=8).ids
+
+    def failing(*args, **kwargs):
+        raise RuntimeError("a failure")
+
+    for owner, name in ((engine.loop.graphs, "run"), (engine.loop.seats, "take"), (engine.loop.seats, "reserve")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, failing)
+            with pytest.raises(Exception, match="a failure"):
+                engine.generate(PROMPT, c=0, max_new_tokens=20)
+        assert engine.scheduler._free == [0]
+        assert engine.base.cache.pool.open_slots == 0
+        assert engine.generate(PROMPT, c=0, max_new_tokens=8).ids == expected
+
+
+@pytest.mark.parametrize("loop", ["host", "device"])
+def test_samples_that_fill_the_cache_run_one_after_the_other(folders, loop):
+    """Catches a shared prompt that is kept although its partly filled last page, to be copied, is one too many."""
+    engine = make(folders, loop=loop, max_batch=1, kv_tokens=64, page_size=32)
+    options = {"c": 1, "k": 3, "trigger": "always", "max_new_tokens": 24, "ignore_eos": True, "temperature": 1.0}
+    results = engine.generate([1, *([9] * 39)], n=3, **options)
+    assert [len(result.ids) for result in results] == [24, 24, 24]
+    alone = make(folders, loop="host")
+    assert [r.ids for r in results] == [r.ids for r in alone.generate([1, *([9] * 39)], n=3, **options)]
+
+
 @pytest.mark.parametrize("value", [-1, 2, "0.1", True, float("nan")])
 def test_a_poll_interval_that_is_none_is_refused(folders, value):
     """Catches a sleep of a negative or endless time in the loop."""

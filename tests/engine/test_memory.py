@@ -11,6 +11,7 @@ from dodona.engine.checkpoint import open_checkpoint
 from dodona.engine.engine import Engine
 from dodona.engine.errors import OutOfMemoryError
 from dodona.engine.memory import GIB, plan_memory
+from dodona.engine.request import Request
 
 
 def config(name: str):
@@ -72,3 +73,16 @@ def test_a_request_larger_than_the_pool_fails_alone_with_the_setting(tmp_path):
     large, small = engine.generate([[1] * 60, [1] * 3], c=0, max_new_tokens=20)
     assert {bool(large.error), bool(small.error)} == {True, False}
     assert any("kv_tokens" in (result.error or "") for result in (large, small))
+
+
+@pytest.mark.parametrize("loop", ["host", "device"])
+def test_the_cache_holds_max_batch_sequences_of_max_length_in_whole_pages(tmp_path, loop):
+    """Catches a plan in tokens that is cut down to pages: the one sequence that it was made for is then refused."""
+    folder = save_tiny(tmp_path, "gqa-tied")
+    for max_batch in (1, 3):
+        engine = Engine(folder, device="cpu", loop=loop, max_batch=max_batch, max_length=40, page_size=32)
+        pool = engine.base.cache.pool
+        assert pool.pages >= max_batch * pool.pages_for(40)
+        requests = [Request(prompt=[1, 5 + i], max_new_tokens=38, ignore_eos=True) for i in range(max_batch)]
+        assert [len(result.ids) for result in engine.generate(requests)] == [38] * max_batch
+        assert engine.scheduler.preemptions == 0

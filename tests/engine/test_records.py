@@ -92,10 +92,11 @@ def test_a_whole_line_that_is_not_json_is_an_error_with_its_number(tmp_path: Pat
 def test_a_file_that_is_no_record_file_is_left_as_it_is(tmp_path: Path) -> None:
     """`--output-file notes.txt` must not empty the notes as a torn line."""
     path = tmp_path / "notes.txt"
-    path.write_text("remember the milk")
-    with pytest.raises(DodonaError, match="holds something else than records"):
-        RecordFile(path)
-    assert path.read_text() == "remember the milk"
+    for notes in ("remember the milk", "remember the milk\n", "milk\n{"):
+        path.write_text(notes)
+        with pytest.raises(DodonaError, match="holds something else than records"):
+            RecordFile(path)
+        assert path.read_text() == notes
 
 
 def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:

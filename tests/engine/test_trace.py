@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -148,6 +150,27 @@ def test_a_trace_of_nothing_is_a_trace(tmp_path):
         pass
     assert list(read_traces(tmp_path / "t.parquet")) == []
     assert read_metadata(tmp_path / "t.parquet")["dodona_trace_schema"] == str(SCHEMA_VERSION)
+
+
+def test_a_run_that_fails_before_its_first_text_leaves_an_earlier_trace(results, tmp_path):
+    """A second run with a mistake in it costs the trace of the first."""
+    path = tmp_path / "t.parquet"
+    with TraceWriter(path) as trace:
+        trace.write(results[0])
+    with pytest.raises(RuntimeError), TraceWriter(path):
+        raise RuntimeError
+    assert len(list(read_traces(path))) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_a_trace_never_takes_the_place_of_a_folder_or_a_device(tmp_path):
+    """`--trace /dev/full` as root: the device is a file from then on, for every program."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(DodonaError, match=f"cannot write the trace .*{name}: it is no file"):
+            TraceWriter(tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo() and len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_first_version_reads_with_nulls_for_what_it_lacks(tmp_path):

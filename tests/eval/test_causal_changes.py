@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -313,6 +314,22 @@ def test_the_command_goes_on_and_writes_the_same_file(
     page = (tmp_path / "page.html").read_text()
     assert len(re.findall('<div class="text( helps)?"', page)) == sum(row["change"] != 0 for row in rows) > 0
     assert 'src="http' not in page and page.count("<img") == 2
+
+
+def test_a_consult_outside_the_text_is_one_clear_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An index error, from records that were edited by hand."""
+    copy = tmp_path / "runs"
+    shutil.copytree(folder, copy)
+    for path in copy.glob("*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            if line.get("cheat_positions"):
+                line["cheat_positions"][0] = 999_999
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["forks", str(copy), "--output-file", str(tmp_path / "changes.jsonl")]) == 2
+    assert "a consult outside the text" in capsys.readouterr().err
 
 
 def test_mistakes_are_one_clear_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -187,6 +187,7 @@ def test_a_guided_pair_is_sampled_with_its_consults(tmp_path: Path) -> None:
         (("--reward", "no_such_module:f"), "--reward no_such_module:f cannot be used"),
         (("--stage", "score"), "needs a --reward-model or a --reward"),
         (("--reward-model", "a", "--reward", "b:c"), "two rewards"),
+        (("--reward-model", "nobody"), "--reward-model nobody cannot be loaded: it is no folder and no hub id"),
         (("--embedding-model", "/no/such/folder"), "the embedding model /no/such/folder cannot be loaded"),
         (("--stage", "report"), "there is no study in"),
     ],

@@ -48,13 +48,11 @@ def save_tiny(folder: Path, shape: str, *, seed: int = 0, layers: int = 3, sprea
         pad_token_id=0,
         **options,
     )
-    if rope is not None:
+    if rope is not None and hasattr(config, "rope_parameters"):
         config.rope_parameters = rope
-        if not getattr(config, "rope_parameters", None):
-            config.rope_theta, config.rope_scaling = (
-                rope["rope_theta"],
-                {k: v for k, v in rope.items() if k != "rope_theta"},
-            )
+    elif rope is not None:  # transformers 4
+        config.rope_theta = rope["rope_theta"]
+        config.rope_scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
     model = LlamaForCausalLM(config)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 2 or "bias" in name:

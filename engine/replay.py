@@ -21,7 +21,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from dodona.engine.recording import Recording, recording_of
-from dodona.engine.trigger import Trigger, ema_column, ema_step, parse_trigger
+from dodona.engine.trigger import Trigger, ema_column, ema_step
+from dodona.engine.trigger_parser import parse_trigger
 
 Array = np.ndarray[Any, Any]
 

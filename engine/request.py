@@ -9,7 +9,8 @@ from typing import Literal, TypeAlias
 
 from dodona.engine.errors import RequestError
 from dodona.engine.sampling import Sampling
-from dodona.engine.trigger import Trigger, parse_trigger
+from dodona.engine.trigger import Trigger
+from dodona.engine.trigger_parser import parse_trigger
 
 Prompt: TypeAlias = str | Sequence[int] | Sequence[Mapping[str, str]]
 When: TypeAlias = Literal["before", "after"]

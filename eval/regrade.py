@@ -6,11 +6,9 @@ What comes out is written to a temporary file and renamed at the end: there is n
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -20,6 +18,7 @@ from dodona.engine.records import read_records
 from dodona.eval.boxed import last_boxed, same_integer
 from dodona.eval.grading import Verdict, check, check_choice
 from dodona.eval.recipes.names import RECIPES
+from dodona.eval.report.files import write_whole
 from dodona.eval.rows import cut_off
 
 try:
@@ -99,7 +98,7 @@ def grade_file(path: Path, output: Path | None, *, stream: IO[bytes] | None = No
                 stream.write(line)
             stream.flush()
         else:
-            _write(output, lines, like=path)
+            write_whole(output, lines, like=path)
     return graded
 
 
@@ -263,38 +262,6 @@ def _line(row: Mapping[str, Any]) -> bytes:
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:
         return json.dumps(row).encode() + b"\n"
-
-
-def _write(output: Path, lines: Iterator[bytes], like: Path) -> None:
-    """All lines, or no file; a device or a pipe, which cannot be replaced, gets them as they come."""
-    output = output.resolve()  # of a link, what it leads to
-    if output.is_dir():
-        raise DodonaError(f"{output} cannot be written: it is a folder")
-    if output.exists() and not output.is_file():
-        try:
-            with open(output, "wb") as device:
-                device.writelines(lines)
-        except OSError as error:
-            raise DodonaError(f"{output} cannot be written: {error.strerror or error}") from error
-        return
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{output.name[:100]}.", suffix=".tmp", dir=output.parent)
-    except OSError as error:
-        raise DodonaError(f"{output} cannot be written: {error.strerror or error}") from error
-    temporary = Path(name)
-    try:
-        with open(descriptor, "wb") as file:
-            for line in lines:
-                file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(OSError):
-            os.chmod(temporary, (output if output.exists() else like).stat().st_mode & 0o777)
-        os.replace(temporary, output)
-    except OSError as error:
-        raise DodonaError(f"{output} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _same_file(path: Path, output: Path) -> bool:

@@ -12,7 +12,8 @@ from dodona.bench.peers.load import Setup
 from dodona.bench.peers.work import Outcome, Work, timed
 from dodona.engine.engine import Engine
 from dodona.engine.request import Request
-from dodona.engine.trigger import ExpressionTrigger, Trigger, parse_trigger
+from dodona.engine.trigger import ExpressionTrigger, Trigger
+from dodona.engine.trigger_parser import parse_trigger
 
 
 class Ours:

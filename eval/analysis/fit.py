@@ -11,7 +11,8 @@ import numpy as np
 from dodona.engine.errors import DodonaError
 from dodona.engine.presets import BOOLEAN
 from dodona.engine.replay import STATEFUL, Replayer
-from dodona.engine.trigger import ema_column, parse_trigger
+from dodona.engine.trigger import ema_column
+from dodona.engine.trigger_parser import parse_trigger
 from dodona.eval.analysis.labels import Label, base_rows, first_of_context
 from dodona.eval.analysis.logistic import RIDGE, Logistic, cross_validated, fit_logistic
 from dodona.eval.analysis.resample import Estimate, problem_weights, rank

@@ -16,7 +16,7 @@ from dodona.engine.presets import AFTER_SIGNALS, OFFLINE_SIGNALS
 from dodona.engine.recording import Recording
 from dodona.engine.replay import Budget, Replayer
 from dodona.engine.result import json_number
-from dodona.engine.trigger import parse_trigger
+from dodona.engine.trigger_parser import parse_trigger
 from dodona.eval.analysis.labels import Label
 from dodona.eval.analysis.score import Score, Scorer
 from dodona.eval.analysis.thresholds import Calibration, calibrate, filled

@@ -25,7 +25,7 @@ import numpy as np
 
 from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError
-from dodona.engine.trigger import parse_trigger
+from dodona.engine.trigger_parser import parse_trigger
 from dodona.eval.causal.forks import Fork, ForkLog, Forks, Outcome
 from dodona.eval.causal.origin import Origin
 from dodona.eval.causal.positions import RANKED, Where, positions

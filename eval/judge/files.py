@@ -6,15 +6,14 @@ every judge's cache by content hash; ``judgements.jsonl``, ``log.txt`` and ``pai
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from dodona import __version__
 from dodona.engine.errors import DodonaError
-from dodona.engine.records import RecordFile, encode_record, read_records
+from dodona.engine.records import RecordFile, read_records
 from dodona.eval.header import SCHEMA, config_hash, differences, git_commit, versions
 
 T = TypeVar("T")
@@ -126,25 +125,6 @@ def parsed(read: Callable[[Mapping[str, Any]], T], record: Mapping[str, Any], pa
         return read(record)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DodonaError(f"{path} holds a record that cannot be read ({type(error).__name__}: {error})") from error
-
-
-def write_anew(path: Path, records: Iterable[Mapping[str, Any]]) -> Path:
-    """Write a whole file, in place of an earlier one when it is complete.
-
-    Raises:
-        DodonaError: it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as file:
-            for record in records:
-                file.write(encode_record(record))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise DodonaError(f"{path} cannot be written: {error.strerror or error}") from error
-    return path
 
 
 def kept(folder: Path) -> int:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dodona.engine.errors import DodonaError
+from dodona.engine.records import encode_record
 from dodona.eval.judge.agreement import Agreement, agreement
 from dodona.eval.judge.figures import Figures, as_dict, figures
-from dodona.eval.judge.files import JUDGEMENTS, header_line, parsed, read_stage, write_anew
+from dodona.eval.judge.files import JUDGEMENTS, header_line, parsed, read_stage
 from dodona.eval.judge.judgement import Judgement, read_judgement
+from dodona.eval.report.files import write_whole
 
 STAGE = "judgements"
 
@@ -74,7 +76,7 @@ def write_ratings(folder: Path, config: Mapping[str, Any], ratings: Sequence[Rat
     """
     header = header_line(STAGE, {**config, "judges": {rated.judge: dict(rated.settings) for rated in ratings}})
     lines = ({"judge": rated.judge, **j.as_dict()} for rated in ratings for j in rated.judgements)
-    return write_anew(folder / JUDGEMENTS, _chained(header, lines))
+    return write_whole(folder / JUDGEMENTS, map(encode_record, _chained(header, lines)))
 
 
 def _chained(first: Mapping[str, Any], rest: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:

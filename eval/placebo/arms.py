@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from dodona.engine.errors import DodonaError
-from dodona.engine.trigger import MAX_LENGTH
+from dodona.engine.trigger_parser import MAX_LENGTH
 from dodona.eval.arms import Arm
 
 TWIN, OWN_ORACLE, HINDSIGHT, STEPWISE = "twin", "own-oracle", "hindsight", "stepwise"

@@ -26,13 +26,19 @@ def write_file(path: Path, content: str | bytes) -> Path:
     return write_whole(path, [data])
 
 
-def write_whole(path: Path, lines: Iterable[bytes]) -> Path:
+def write_whole(path: Path, lines: Iterable[bytes], *, like: Path | None = None) -> Path:
     """Write all lines in place of what is there, or leave that as it is; a device or a pipe gets them as they come.
+
+    Args:
+        like: whose permissions a new file gets; None: the usual ones.
 
     Raises:
         DodonaError: it cannot be written.
     """
     target = Path(os.path.realpath(path))  # of a link, what it leads to
+    if target.is_dir():
+        raise DodonaError(f"{path} cannot be written: it is a folder")
+    model = target if target.exists() else like
     part = target.parent / f".{target.name[:50]}.{os.getpid()}.tmp"
     try:
         if target.exists() and not target.is_file():
@@ -44,9 +50,9 @@ def write_whole(path: Path, lines: Iterable[bytes]) -> Path:
             file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())
-        if target.exists():
+        if model is not None:
             with suppress(OSError):
-                os.chmod(part, target.stat().st_mode & 0o777)
+                os.chmod(part, model.stat().st_mode & 0o777)
         os.replace(part, target)
     except OSError as error:
         raise DodonaError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -6,13 +6,12 @@ import base64
 import hashlib
 import html
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from dodona.engine.errors import DodonaError
+from dodona.eval.report.files import write_whole
 
 _FOLDER: Final = Path(__file__).with_name("page")
 _SCRIPTS: Final = (
@@ -63,24 +62,12 @@ def write_page(page: bytes, path: Path) -> None:
                     raise DodonaError(
                         f"{path} is there and is no page of `dodona view`: name another with --output-file"
                     )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".partial")
-        try:
-            with open(handle, "wb") as file:
-                file.write(page)
-            os.chmod(partial, 0o666 & ~_umask())
-            os.replace(partial, path)
-        except BaseException:
-            os.unlink(partial)
-            raise
     except OSError as error:
-        raise DodonaError(f"{path} cannot be written: {error.strerror or error}: give an --output-file") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        raise DodonaError(f"{path} cannot be read: {error.strerror or error}: give another --output-file") from error
+    try:
+        write_whole(path, [page])
+    except DodonaError as error:
+        raise DodonaError(f"{error}: give another --output-file") from error
 
 
 def _source(content: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from dodona.engine.errors import DodonaError
-from dodona.engine.trigger import parse_trigger
+from dodona.engine.trigger_parser import parse_trigger
 from dodona.eval.viewer.columns import NO_VALUE, TOP1, column_of, encode, joined, planes
 from dodona.eval.viewer.runs import ORACLE, Array, Collection, Run, prompt_text
 from dodona.eval.viewer.texts import RunText, TextSource

@@ -20,7 +20,7 @@ from dodona.engine.placement import on_one
 from dodona.engine.runner import Runner
 from dodona.engine.seats import Seats
 from dodona.engine.step import Shape, Step, Watch
-from dodona.engine.trigger import parse_trigger
+from dodona.engine.trigger_parser import parse_trigger
 from dodona.engine.triton_ops import TritonOps
 from dodona.kernels.launch import interpreting
 from dodona.kernels.trigger import code_of

@@ -15,15 +15,8 @@ from hypothesis import strategies as st
 from trigger_columns import BATCH, NUMBERS, F, decide, random_columns, refused
 
 from dodona.engine.errors import TriggerError
-from dodona.engine.trigger import (
-    Array,
-    ExpressionTrigger,
-    Trigger,
-    ema_column,
-    ema_step,
-    known_columns,
-    parse_trigger,
-)
+from dodona.engine.trigger import Array, ExpressionTrigger, Trigger, ema_column, ema_step, known_columns
+from dodona.engine.trigger_parser import parse_trigger
 
 Row = Mapping[str, Any]
 Meaning = Callable[[Row], Any]  # what a piece of text means for one row of float32 scalars

@@ -11,13 +11,8 @@ from trigger_columns import decide, refused
 
 from dodona.engine.errors import TriggerError
 from dodona.engine.presets import AFTER_SIGNALS, COUNTERS, OFFLINE_SIGNALS, SIGNALS
-from dodona.engine.trigger import (
-    BOOLEAN,
-    COLUMNS,
-    FUNCTIONS,
-    known_columns,
-    parse_trigger,
-)
+from dodona.engine.trigger import BOOLEAN, COLUMNS, FUNCTIONS, known_columns
+from dodona.engine.trigger_parser import parse_trigger
 
 # --- Errors ---
 

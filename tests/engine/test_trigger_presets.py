@@ -10,11 +10,8 @@ import numpy as np
 import pytest
 from trigger_columns import BATCH, F, decide
 
-from dodona.engine.trigger import (
-    PRESETS,
-    Array,
-    parse_trigger,
-)
+from dodona.engine.trigger import PRESETS, Array
+from dodona.engine.trigger_parser import parse_trigger
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from dodona.engine.errors import DodonaError
 from dodona.engine.replay import Budget, Replayer
-from dodona.engine.trigger import parse_trigger
+from dodona.engine.trigger_parser import parse_trigger
 from dodona.eval.analysis.fit import fit_trigger, read_signals
 from dodona.eval.analysis.labels import Limits, labels
 from dodona.eval.analysis.logistic import Logistic, cross_validated, fit_logistic

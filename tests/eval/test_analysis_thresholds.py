@@ -8,7 +8,7 @@ from sample_traces import noise, recording
 
 from dodona.engine.errors import DodonaError
 from dodona.engine.replay import Budget, Replayer
-from dodona.engine.trigger import parse_trigger
+from dodona.engine.trigger_parser import parse_trigger
 from dodona.eval.analysis.labels import Limits, labels
 from dodona.eval.analysis.thresholds import (
     _number,

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_lines import Outcome
 from sample_runs import BASE, ORACLE, SampleArm, grid, header, problem, record, rising, write_lines, write_runs
 
 from dodona.eval.stats.paired import Pairs, mcnemar, tango
 
-Outcome = tuple[int, str, str]  # exit code, standard output, standard error
 ARM = SampleArm(5, 10)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_lines import Outcome
 
 from dodona.engine.engine import Engine
 from dodona.engine.records import read_records
@@ -18,7 +19,6 @@ from dodona.eval.store import Place, Store
 from dodona.eval.tasks.names import task_named
 from dodona.eval.tasks.problem import Selection
 
-Outcome = tuple[int, str, str]
 HONEST = "c=3 k=4 random before seed=0"
 GRID = ("--dataset", "arith", "--c", "0,3", "--k", "4", "--max-new-tokens", "110", "--start-index", "2")
 STABLE = (

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_lines import Outcome
 from sample_runs import BASE, SampleArm, header, problem, record, write_lines
 
 from dodona.eval.compat.kept import moved
@@ -22,7 +23,6 @@ from dodona.eval.runs import read_runs
 from dodona.eval.stats.intervals import wilson
 from dodona.eval.stats.paired import Pairs, clustered_difference, mcnemar, tango
 
-Outcome = tuple[int, str, str]
 ARM, OTHER = SampleArm(5, 10), SampleArm(5, 20)
 EVERYTHING = ["strip", "no-end", "drop-unparsed", "string-match"]
 

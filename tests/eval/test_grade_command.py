@@ -283,7 +283,7 @@ def test_mistakes_are_one_clear_line_and_write_nothing(tmp_path: Path, capsys: p
     assert fails(capsys, good, "--json", "--output-file", "-").startswith("--json")
     assert fails(capsys, good, other, "--output-file", tmp_path / "x").startswith("--output-file holds")
     assert fails(capsys, good, "--output-file", good).startswith("--output-file is the file that is graded")
-    assert "cannot be written" in fails(capsys, good, "--output-file", tmp_path / "no" / "x.jsonl")
+    assert "cannot be written" in fails(capsys, good, "--output-file", good / "x.jsonl")
     assert "it is a folder" in fails(capsys, good, "--output-file", tmp_path)
     (tmp_path / "folder").mkdir()
     assert fails(capsys, tmp_path / "folder") == f"{tmp_path / 'folder'} has no files of records (*.jsonl) in it"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dodona.engine.errors import DodonaError
-from dodona.engine.trigger import parse_trigger
+from dodona.engine.trigger_parser import parse_trigger
 from dodona.eval.arms import Arm
 from dodona.eval.placebo.apart import Apart
 from dodona.eval.placebo.arms import (

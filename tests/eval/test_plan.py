@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_lines import Outcome
 from kept_records import contents
 
 from dodona.engine.engine import Engine
@@ -16,7 +17,6 @@ from dodona.engine.records import read_records
 from dodona.eval.models import Models
 from dodona.eval.plan import duration
 
-Outcome = tuple[int, str, str]
 GRID = ("eval", "--dataset", "arith", "--c", "0,1", "--k", "3", "--max-new-tokens", "40")
 
 

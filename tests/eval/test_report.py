@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
+from command_lines import Outcome
 from sample_runs import BASE, ORACLE, SampleArm, grid, header, problem, record, rising, write_lines, write_runs
 
 from dodona.eval.report.contrast import contrast
@@ -25,7 +26,6 @@ from dodona.eval.runs import read_runs
 from dodona.eval.stats.intervals import clustered, wilson
 from dodona.eval.stats.paired import Pairs, mcnemar, tango
 
-Outcome = tuple[int, str, str]  # exit code, standard output, standard error
 ARM = SampleArm(5, 10)
 
 

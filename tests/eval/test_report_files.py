@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from command_lines import Outcome
 from sample_runs import grid, rising, write_runs
 
 from dodona.engine.errors import DodonaError
 from dodona.eval.commands.forking import _ours
 from dodona.eval.report.files import check_apart, write_file, write_whole
 
-Outcome = tuple[int, str, str]
 HEADER = b'{"header": {"schema": 2}}\n'
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_lines import Outcome
 from kept_records import contents
 
 from dodona.cli import main
@@ -17,7 +18,6 @@ from dodona.eval.commands import running
 from dodona.eval.sweep import GRID, OPTIONS, TOP, pairings, parse_toml, read_sweep
 
 TASK = '[[tasks]]\ndataset = "arith"\n'
-Outcome = tuple[int, str, str]
 
 
 def parsed(text: str) -> list[Any]:

@@ -19,13 +19,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command_lines import Outcome
 from viewer_runs import (
     ALONE,
     CONFIG,
     GUIDED,
     data_of,
     make_run,
-    tokenizer,
     two_arms,
     write_folder,
     write_records,
@@ -36,13 +36,6 @@ from dodona.engine.errors import DodonaError
 from dodona.engine.tokenizer import Tokenizer
 from dodona.eval.viewer.server import make_server
 from dodona.eval.viewer.view import make_view
-
-Outcome = tuple[int, str, str]  # exit code, standard output, standard error
-
-
-@pytest.fixture(scope="module")
-def tokens() -> Tokenizer:
-    return tokenizer()
 
 
 def test_the_command_writes_beside_what_it_shows(

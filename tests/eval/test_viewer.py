@@ -19,7 +19,6 @@ from viewer_runs import (
     arms_of,
     data_of,
     make_run,
-    tokenizer,
     two_arms,
     write_folder,
     write_records,
@@ -47,11 +46,6 @@ HOSTILE = (
     "a\u0000b\u001b[31m\u007f\ufeff\u200b",
     "javascript:alert(1)",
 )
-
-
-@pytest.fixture(scope="module")
-def tokens() -> Tokenizer:
-    return tokenizer()
 
 
 # --- what is shown is what is on disk ---

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from viewer_runs import ALONE, GUIDED, MadeRun, make_run, read_page, tokenizer, write_folder
+from viewer_runs import ALONE, GUIDED, MadeRun, make_run, read_page, write_folder
 
 from dodona.engine.tokenizer import Tokenizer
 from dodona.eval.arms import Arm
@@ -114,11 +114,6 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     browser = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
     yield browser
     browser.quit()
-
-
-@pytest.fixture(scope="module")
-def tokens() -> Tokenizer:
-    return tokenizer()
 
 
 @pytest.fixture(scope="module")

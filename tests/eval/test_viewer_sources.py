@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
+from command_lines import Outcome
 from viewer_runs import (
     ALONE,
     CONFIG,
@@ -17,7 +17,6 @@ from viewer_runs import (
     arms_of,
     data_of,
     make_run,
-    tokenizer,
     two_arms,
     write_folder,
     write_records,
@@ -26,14 +25,6 @@ from viewer_runs import (
 
 from dodona.engine.tokenizer import Tokenizer
 from dodona.eval.viewer.view import make_view
-
-Outcome = tuple[int, str, str]  # exit code, standard output, standard error
-
-
-@pytest.fixture(scope="module")
-def tokens() -> Tokenizer:
-    return tokenizer()
-
 
 # --- records without traces, traces without records ---
 

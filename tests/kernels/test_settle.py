@@ -14,7 +14,7 @@ from dodona.engine.kernel_step import KernelStep
 from dodona.engine.request import Request
 from dodona.engine.seats import Column
 from dodona.engine.step import Step
-from dodona.engine.trigger import parse_trigger
+from dodona.engine.trigger_parser import parse_trigger
 from dodona.kernels.launch import interpreting
 from dodona.kernels.settle import NAMES
 from dodona.kernels.trigger import COLUMNS, SYMBOLS, code_of

@@ -7,10 +7,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from dodona.engine.records import read_records
 from dodona.engine.tokenizer import Tokenizer
 from dodona.eval.recover.settings import STRONG, WEAK, Settings
-from dodona.eval.recover.stages import Study
+from dodona.eval.recover.stages import FILES, Study
 from dodona.eval.recover.writer import SIGNALS, Ask, Written
 from dodona.eval.tasks.names import task_named
 from dodona.eval.tasks.problem import Problem, Selection
@@ -167,3 +169,13 @@ def copies(straight: float) -> Script:
         return f" So the answer is \\boxed{{{stated(given)}}}."
 
     return script
+
+
+def rows(study: Study, name: str) -> list[dict[str, Any]]:
+    """The records of a stage."""
+    return [record for record in read_records(study.folder / FILES[name]) if "header" not in record]
+
+
+def model(study: Study, role: str) -> Scripted:
+    """The scripted model of a role, with what it was asked."""
+    return study.writers.writer(role)

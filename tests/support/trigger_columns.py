@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dodona.engine.errors import TriggerError
-from dodona.engine.trigger import parse_trigger
+from dodona.engine.trigger_parser import parse_trigger
 
 F = np.float32
 NUMBERS = ("entropy", "margin", "since_consult", "u")

@@ -190,7 +190,7 @@ def test_synchronising_operations_are_counted(pair, monkeypatch):
 
         monkeypatch.setattr(engine.loop, "tick", waiting)
         count, where = replays.counted_warnings(engine, request, 3, 6)
-        assert count == 6 and where[0].startswith(f"{Path(__file__).name}:")
+        assert count == 6 and where[0].startswith("test_gpu_checks.py:")
         (longer,) = requests(engine, 1, 5, c=0, max_new_tokens=40)
         figures = replays.host_synchronisations(engine, {"alone": longer})["figures"]["alone"]
         assert figures["waits_a_token"] == 1.0 and figures["tokens"] == 8

@@ -61,9 +61,12 @@ class Seating(Scheduler):
 
     def remove(self, sequence: Sequence, *, poisoned: bool = False) -> None:
         """Take a sequence out, wherever it is."""
-        seat = self.seats.pop(id(sequence), None)
-        if seat is not None:
-            self._leave_from(seat, sequence)
+        if id(sequence) in self.seats:
+            try:
+                self._leave(sequence)
+            finally:
+                heapq.heappush(self._free, self.seats.pop(id(sequence)))
+                self._promised.pop(id(sequence), None)
         super().remove(sequence, poisoned=poisoned)
 
     def vacate(self) -> None:
@@ -71,15 +74,6 @@ class Seating(Scheduler):
         self._free = sorted([*self._free, *self.seats.values()])
         self.seats.clear()
         self._promised.clear()
-
-    def _leave_from(self, seat: int, sequence: Sequence) -> None:
-        self.seats[id(sequence)] = seat
-        try:
-            self._leave(sequence)
-        finally:
-            del self.seats[id(sequence)]
-            heapq.heappush(self._free, seat)
-            self._promised.pop(id(sequence), None)
 
     def _may_enter(self, sequence: Sequence) -> bool:
         base, *oracle = self.lanes

@@ -44,7 +44,7 @@ from dodona.eval.checker.reader import read
 from dodona.eval.checker.words import in_words
 
 SECONDS = 2.5  # for one answer, in all of its readings
-SECONDS_OF_ARITHMETIC = 0.8  # of these
+SECONDS_OF_ARITHMETIC = 0.8  # of these, for one reading, as processor time
 
 _THOUSANDS: Final = re.compile(r"\d,\d{3}")  # one number, or two: both readings are tried
 _ONE_NUMBER: Final = re.compile(r"[-+$\\\s]*\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![,\d]).*", re.DOTALL)
@@ -71,7 +71,7 @@ def check(prediction: str, gold: str) -> Verdict:
 
     Args:
         prediction: what a model wrote.
-        gold: the answer, or a worked solution that ends on one in a box or after ``####``.
+        gold: the answer, a sentence that says what it is, or a worked solution with it in a box or after ``####``.
 
     Never raises for what a model wrote, and takes three seconds at most, but for the first start of Math-Verify and for
     waiting while other threads ask it. It may be called from any thread.
@@ -153,13 +153,13 @@ class _Checker:
             return Judgement(False, "", "no time left")
         try:
             with self.lock:
-                clock = Clock(seconds := min(SECONDS_OF_ARITHMETIC, time.left))
+                clock = Clock(time.left, SECONDS_OF_ARITHMETIC)
                 try:
                     judgement = self._compare(gold, answer, Comparison(Equality(clock)))
                 finally:
-                    time.left -= seconds - clock.left
+                    time.left = clock.left
         except TooLong:
-            return Judgement(False, "numeric", f"not decided in {SECONDS_OF_ARITHMETIC:g} s")
+            return Judgement(False, "numeric", "not decided in time")
         except RecursionError:  # called from near the interpreter's limit
             return Judgement(False, "", "nested too deep")
         if judgement.equal is not None:

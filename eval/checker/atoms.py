@@ -94,7 +94,8 @@ class Atoms(Cursor):
                 label += "^-1"
         if self.takes("_"):
             label += "_" + _plain(self.deeper(self.primary))
-        if (letter in _UNKNOWN_FUNCTIONS or label.endswith("'")) and self.takes("("):
+        at_zero = [token.text for token in self.tokens[self.at : self.at + 3]] == ["(", "0", ")"]  # I(0), no product
+        if (letter in _UNKNOWN_FUNCTIONS or label.endswith("'") or at_zero) and self.takes("("):
             args, _ = self.items()
             self.expect(")")
             return Node("apply", tuple(args), label)
@@ -254,7 +255,7 @@ class Atoms(Cursor):
         rows: list[Node] = []
         while not self.takes(f"end:{kind}"):
             row = [self.item()]
-            while self.takes("&"):
+            while self.takes("&") or (self.takes(",", ".") and self.takes("&")):  # x + 1, & x < 0.
                 row.append(self.item())
             rows.append(Node("row", tuple(row)))
             if not self.takes("\\\\") and not self.sees(f"end:{kind}"):

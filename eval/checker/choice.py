@@ -31,6 +31,7 @@ _UNDER: Final = re.compile(  # a heading, and the letter below it
     r"(?:^|\x01) ?#* ?(?i:(?:(?:best|correct|right|final) )?answer) ?:?"
     rf"\x01{_LETTER}[).\]:]{{0,2}} ?(?=\x01|$)"
 )
+_MARKED: Final = re.compile(rf"####:? ?{_LETTER}[).\]:]{{0,2}}$")
 _BARE: Final = re.compile(
     r"(?i:(?:(?:(?:so|thus|hence|therefore),? )?it(?: is|['’]s) )?(?:(?:the )?(?:choice|option|answer) )?)"
     rf"(?:{_LETTER}[)\].: ]{{0,4}}['’]?|(?P<small>[(\[]?[a-z][)\]]?\.?))"
@@ -56,7 +57,7 @@ def chosen_letter(completion: str) -> str | None:
     _, end, after = completion.rpartition("</think>")
     text = _flat(after if end and after.strip() else completion)
     found = [(match.end(), match["letter"]) for match in _BOXED.finditer(text)]
-    found += [at for pattern in (_STATED, _CHOSEN, _UNDER) for at in _stated(pattern, text)]
+    found += [at for pattern in (_STATED, _CHOSEN, _UNDER, _MARKED) for at in _stated(pattern, text)]
     found = found or [(match.end(), match["letter"]) for match in _AFTERWARDS.finditer(text)]
     if found:
         return max(found)[1] or None

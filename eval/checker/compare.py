@@ -24,7 +24,7 @@ from dodona.eval.checker.dress import (
     spelling,
 )
 from dodona.eval.checker.equal import SAME, Equality, Judgement
-from dodona.eval.checker.measures import digits_of, lettered, measured
+from dodona.eval.checker.measures import digits_of, lettered, measured, spelt_like
 from dodona.eval.checker.nodes import Node, inverse, name, negative, number, product, walk
 from dodona.eval.checker.regions import same_region
 from dodona.eval.checker.shape import (
@@ -154,6 +154,8 @@ class Comparison:
             return self._without_names(pairs, right, prediction)
         if None not in (*named[0], *named[1]) and not one_unknown:
             left, right = ([Node("group", pair, "=") for pair in side if pair is not None] for side in named)
+        elif all(map(any, named)) and not one_unknown:
+            return different("values of different names")
         else:
             left, right = [without_name(item) for item in left], [without_name(item) for item in right]
         if "set" in (gold.op, prediction.op):
@@ -170,11 +172,11 @@ class Comparison:
 
     def _one_of_list(self, node: Node) -> Node:
         r"""The list of x \in {1, 2}; without a domain as in ``k\pi, k \in \mathbb{Z}``; one of "1/2 or 0.5"."""
-        if node.label == "in":
+        if node.op == "relation" and node.label == "in":
             return node.args[1]
         if node.op != "list":
             return node
-        kept = [item for item in node.args if not (item.label == "in" and item.args[1].label in NUMBER_SETS)]
+        kept = [item for item in node.args if not _is_domain(item)]
         return replace(node, args=tuple(self._distinct(kept) if node.label == "or" else kept))
 
     def _point_and_list(self, gold: Node, prediction: Node) -> Judgement:
@@ -388,9 +390,10 @@ class Comparison:
 
     def _values(self, gold: Node, prediction: Node) -> Judgement:
         """Values with or without units, signs of degrees and of per cent."""
+        gold, prediction = spelt_like(gold, prediction), spelt_like(prediction, gold)
         (left, unit), (right, other_unit) = measured(gold), measured(prediction)
         if "based" in (left.op, right.op):
-            return self._numerals(left, right)
+            return different("a unit") if unit.says or other_unit.says else self._numerals(left, right)
         if bool(unit.dimensions) != bool(other_unit.dimensions):  # a single letter is a unit where the other has one
             (left, unit), (right, other_unit) = lettered(left, unit), lettered(right, other_unit)
         elif not unit.dimensions and not symbols(left):
@@ -436,6 +439,11 @@ class Comparison:
         numbers = [node.args[0] if node.op == "percent" else node for node in (left, right)]
         size = _exact(numbers[0])
         return self.equality.same(*numbers) if size is None or abs(size) >= 1 else judgement
+
+
+def _is_domain(node: Node) -> bool:
+    r"""Whether it is ``k \in \mathbb{Z}``; an "in" may also be inches."""
+    return node.op == "relation" and node.label == "in" and node.args[1].label in NUMBER_SETS
 
 
 def _exact(node: Node) -> Fraction | None:

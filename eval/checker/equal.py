@@ -17,6 +17,7 @@ DIGITS_OF_A_NUMBER: Final = (30, 60, 120, 240, 480)
 DIGITS_AT_A_POINT: Final = (30, 60, 120)
 LEAST_POINTS = 4  # at which two expressions must be defined to be called the same
 LEAST_PLACES = 6  # after the point, of a decimal that stands for an irrational number
+_WHOLE_NAMES: Final = frozenset("abcdijklmnpqsMNK")  # of variables that a floor or a ceiling leaves whole
 _SCALES: Final = (1, 1, 5, 5, 0.5, 0.5, 0.9, 30, 30, 300, 0.01, 5000)
 
 
@@ -126,7 +127,11 @@ class Equality:
         """
         both = gold, prediction
         complex_meant = any(part.op == "name" and part.label == "i" for side in both for part in walk(side))
-        points = _points(sorted(symbols(gold) | symbols(prediction)), whole=any(map(_alternates, both)))
+        names = sorted(symbols(gold) | symbols(prediction))
+        rounds = any(map(_rounds, both))
+        points = _whole_points(names) if rounds or any(map(_alternates, both)) else []
+        if not points or (rounds and not _WHOLE_NAMES.issuperset(names)):
+            points += _points(names)
         for real in (False,) if complex_meant else (True, False):
             defined = too_large = 0
             for point in points:
@@ -197,6 +202,11 @@ def _any_base(compare: Callable[[Node, Node, int], Judgement], gold: Node, predi
     return judgement
 
 
+def _rounds(node: Node) -> bool:
+    r"""Whether it rounds a variable: \lfloor n/2 \rfloor + 1 is \lceil n/2 \rceil but at whole numbers."""
+    return any(part.op in ("floor", "ceil") and symbols(part) for part in walk(node))
+
+
 def _alternates(node: Node) -> bool:
     """Whether it has a (-1)^n, which is meant for whole n."""
     for part in walk(node):
@@ -207,7 +217,15 @@ def _alternates(node: Node) -> bool:
     return False
 
 
-def _points(names: list[str], *, whole: bool = False) -> list[dict[str, Fraction]]:
+def _whole_points(names: list[str]) -> list[dict[str, Fraction]]:
+    """Positive whole numbers: the first variable runs from 1 to 39, and then all are of the sizes of other points."""
+    generator = random.Random(20_000)
+    others = [{name: Fraction(generator.randrange(1, 40)) for name in names[1:]} for _ in range(1, 40)]
+    small = [{names[0]: Fraction(first), **point} for first, point in enumerate(others, 1)]
+    return small + [{name: Fraction(max(1, round(abs(at)))) for name, at in point.items()} for point in _points(names)]
+
+
+def _points(names: list[str]) -> list[dict[str, Fraction]]:
     """The same points every time: first positive ones, then of all signs, of sizes from 0.01 to 5000."""
     generator = random.Random(20_000)
     points = []
@@ -216,8 +234,6 @@ def _points(names: list[str], *, whole: bool = False) -> list[dict[str, Fraction
         for name in names:
             size = Fraction(generator.randrange(10**9, 2 * 10**9), 2 * 10**9 + 11) * Fraction(str(scale))
             point[name] = -size if index % 2 and generator.random() < 0.6 else size
-            if whole:
-                point[name] = Fraction(generator.randrange(1, 40))
         points.append(point)
     return points
 

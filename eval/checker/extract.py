@@ -1,4 +1,7 @@
-r"""Finds the answer in a completion: its last box, else what follows "the answer is", else all of a bare answer."""
+r"""Finds the answer in a completion: its last box, else what follows "the answer is", else all of a bare answer.
+
+Else, in a longer text, what its last sentence says where that begins with a "therefore".
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,25 @@ from dodona.eval.boxed import Box, boxes
 from dodona.eval.checker.lexer import Unreadable
 from dodona.eval.checker.reader import read
 
-LONGEST_BARE_ANSWER = 300  # characters; a longer text without a box or a marker has no answer
+LONGEST_BARE_ANSWER = 300  # characters; a longer text has the answer that it marks or concludes with, or none
 _LONGEST_CLAUSE = 2000
 _MOST_MARKERS = 20
 
 _MARKER: Final = re.compile(
-    r"####"
+    r"^[ \t#*_]*(?:final[ \t]+|correct[ \t]+)?answer[ \t*_]*\n"  # a heading
+    r"|####(?![ \t]*step\b)|<answer>|\bans\s*:"
     r"|\b(?:final\s+|correct\s+)?answers?\b\**(?:\s+(?:to|for|of)\b[^.\n:]{0,80}?)?"
     r"\s*(?:\bis\b|\bare\b|\bwill\s+be\b|\bmust\s+be\b|\bshould\s+be\b|[:=])"
-    r"(?:\s+(?:therefore|thus|then|simply|just|indeed))?\s*[:*]*",
-    re.IGNORECASE,
+    r"(?:\s+(?:therefore|thus|then|simply|just|indeed|exactly|about|around|approximately|roughly)\b)?\s*[:*]*",
+    re.IGNORECASE | re.MULTILINE,
 )
+_CONCLUSION: Final = re.compile(  # the last sentence: "So, James runs a total of 540 meters a week."
+    r"(?:^[ \t*_]*|[.!]\s+)(?:so|thus|hence|therefore|consequently)\b,?\s+"
+    r"((?:(?![.!]\s|\bnot\b|n['’]t\b)[^\n])*)[.!][*\s]*\Z",
+    re.IGNORECASE | re.MULTILINE,
+)
+_TAKEN_BACK: Final = re.compile(r"\b(?:wait|actually|oops|correction|made a mistake)\b", re.IGNORECASE)
+_LABEL: Final = re.compile(r"[*_ ]*[A-Za-z]{3,}(?: [a-z]+){0,3}[*_ ]*:[*_ ]*(\S.*)")  # Total cost: 42
 _JOINED: Final = re.compile(
     r"(?:[\s$,;&]|\\[()\[\],;! ]|\\q?quad\b|\band\b|\bor\b|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|\b[A-Za-z]\w{0,2}\s*=)*"
 )
@@ -46,7 +57,7 @@ _IS_IT: Final = re.compile(  # $x > 2$ is the answer
     r"(.*\S)\s+(?:is|are)\s+(?:the|our|my)\s+(?:\w+\s+)?(?:answers?|solutions?|results?)\b.*", re.DOTALL
 )
 _BOUNDED: Final = re.compile(r"(?:\b(?:than|at\s+(?:least|most)|not|no))\s*$", re.IGNORECASE)  # less than 7
-_SPECIAL_TOKENS: Final = re.compile(r"<\|[\w-]{1,40}\|>|</s>|<(?:end_of_turn|eos)>")
+_SPECIAL_TOKENS: Final = re.compile(r"<\|[\w-]{1,40}\|>|</(?:s|answer)>|<(?:end_of_turn|eos)>")
 _OPENING: Final = re.compile(
     r"(?:(?:thus|so|hence|therefore|then|finally|and|we (?:get|have|find|obtain)|it (?:is|equals)|it['’]s)\b[,:]?\s*)+",
     re.IGNORECASE,
@@ -76,24 +87,46 @@ def final_answers(completion: str) -> list[str]:
 
 
 def gold_answers(gold: str) -> list[str]:
-    """The answer in a gold text: in a box or after ``####`` where it is a worked solution, else all of it."""
-    found = _boxes(gold)
-    answer = found[0] if found else "" if boxes(gold) else gold.rpartition("####")[2].strip()
-    return [answer] if answer.strip() else []
+    """The answer in a gold text: in a box or after ``####`` where it is a worked solution, else all of it.
+
+    Of "The answer is 21.", which may be an answer or say one, there are two.
+    """
+    if boxes(gold):
+        found = _boxes(gold)[:1]
+    elif "####" in gold:
+        found = [gold.rpartition("####")[2].strip()]
+    else:
+        found = [gold.strip(), _stated(gold) or ""]
+    return list(dict.fromkeys(answer for answer in found if answer.strip()))
 
 
 def _answers(text: str) -> list[str]:
     found = _boxes(text)
     if found:
-        return found
+        return _corrected(text) or found
     answer, whole = _stated(text), text.strip()
     if answer is not None:
         return [answer]
     answer = _bare(whole)
     if answer is None:
-        return []
+        return _concluded(whole)
     says = _IS.fullmatch(whole)  # the function is odd
     return list(dict.fromkeys([answer, whole, *([says[1]] if says else [])]))
+
+
+def _corrected(text: str) -> list[str]:
+    """What is stated after the last box, with a word that takes the box back; a statement without a number does not."""
+    after = text[max((box.end for box in boxes(text)), default=len(text)) :]
+    answer = _stated(after) if _TAKEN_BACK.search(after) else None
+    return [answer] if answer and re.search(r"[\d\\$]", answer) else []
+
+
+def _concluded(text: str) -> list[str]:
+    """What a last sentence that begins with "so" or "therefore" says; a text that was cut off ends in no sentence."""
+    match = _CONCLUSION.search(text, max(0, len(text) - 2 * LONGEST_BARE_ANSWER))
+    said = match[1].strip(" *") if match and not _OPEN_BOX.search(text) else ""
+    answer = said and (_readable(said) or _said(said) or _last_part(said))
+    return [answer] if answer else []
 
 
 def _boxes(text: str) -> list[str]:
@@ -124,10 +157,13 @@ def _stated(text: str) -> str | None:
     """What follows the last "answer is" or ``####``, to the end of its sentence."""
     for match in reversed(deque(_MARKER.finditer(text), maxlen=_MOST_MARKERS)):
         rest = text[match.end() : match.end() + _LONGEST_CLAUSE].lstrip(" \t\n*:")
+        line = rest.partition("\n")[0].strip()
         if match[0] == "####":
-            rest = rest.partition("\n")[0].strip()
-            return _readable(rest) or _clause(rest) or rest or None
-        answer = None if re.match(r"not\b", rest) else _clause(rest)
+            return _readable(line) or _clause(rest) or line or None
+        if match[0].endswith("\n") and "\n" in rest.strip() and not _MATH.match(rest):  # a heading, and a text below it
+            answer = _readable(line)
+        else:
+            answer = None if re.match(r"not\b", rest) else _clause(rest)
         if answer:
             return answer
     return None
@@ -141,7 +177,7 @@ def _clause(rest: str) -> str | None:
     clause = rest[:end].strip().strip("*").strip()
     if math and not _AFTER_MATH.match(rest[start:end]):
         clause = math[0]
-    if len(clause) > LONGEST_BARE_ANSWER or _OPEN_BOX.search(clause):
+    if len(clause) > LONGEST_BARE_ANSWER or _OPEN_BOX.search(clause) or not clause.strip("\\[($ "):  # cut off
         return None
     return _readable(clause) or _said(clause) or _last_part(clause) or clause or None
 
@@ -150,7 +186,7 @@ def _bare(text: str) -> str | None:
     """A text that is an answer itself; of one line that is not, its last formula or number."""
     if not text or len(text) > LONGEST_BARE_ANSWER or _OPEN_BOX.search(text):
         return None
-    if readable := _readable(text):
+    if readable := ((label := _LABEL.fullmatch(text)) and _readable(label[1])) or _readable(text):
         return readable
     if "\n" in text:
         return None

@@ -265,7 +265,7 @@ class _Lexer:
             self.braced()
         elif command in FACES:
             start = self.at
-            inner = self.braced()
+            inner = self.braced() if _ARGUMENT.match(self.text, self.at) else ""
             if inner in FUNCTIONS:
                 self.put("command", inner)
             elif re.fullmatch(r"[A-Za-z]{1,12}", inner):
@@ -318,7 +318,7 @@ class _Lexer:
             self.put("letter", bare.strip("()"))
         elif bare in FUNCTIONS:
             self.put("command", bare)
-        elif re.match(r"[-+(\[]?(?:\\?\$)?\.?\d", content):
+        elif re.match(r"[-+(\[]?(?:\\?\$)?\.?\d|\$|\\(?:[dt]?frac|sqrt)|[A-Za-z]\s?[=<>+]", content):
             self.tokens += _Lexer(prepared(content), self.commas).run()
         elif bare:
             self.listed(content.strip(" ,.;:"))

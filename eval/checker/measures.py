@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from dodona.eval.checker.nodes import Node, negative, number, product
+from dodona.eval.checker.nodes import Node, name, negative, number, product
 from dodona.eval.checker.units import Measure, measure
 from dodona.eval.checker.values import symbols
 
@@ -26,6 +26,16 @@ def measured(node: Node) -> tuple[Node, Measure]:
             return Node("based", inner.args, f"-{inner.label}"), unit
         return negative(inner), unit
     return node, measure("")
+
+
+def spelt_like(node: Node, other: Node) -> Node:
+    """``3 mg``, read as milligrams, as three times m times g where the other answer has these letters."""
+    letters = node.label if node.op == "unit" and len(node.label) > 1 and node.label.isalpha() else ""
+    if not letters or "add" in (node.args[0].op, other.op) or other.op == "unit":
+        return node
+    if symbols(other) != symbols(node.args[0]) | set(letters):
+        return node
+    return product(node.args[0], *map(name, letters))
 
 
 def lettered(node: Node, unit: Measure) -> tuple[Node, Measure]:

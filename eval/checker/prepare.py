@@ -44,13 +44,14 @@ _ALL_BUT: Final = re.compile(
 )
 _RATIO_IN_WORDS: Final = re.compile(r"(\d+)\s*(?:to|\\text\s*\{\s*to\s*\})\s*(\d+)")
 _US_DOLLARS: Final = re.compile(r"\bUSD?\s*(?=\\?\$)")
+_RAISED_PRIMES: Final = re.compile(r"\^\s*(?:\{\s*((?:\\prime\s*|')+)\}|\\prime(?![A-Za-z]))")  # y^{\prime}
 _PRIMES: Final = re.compile(r"(-?[\d./]*\d)\s*('{1,2})")  # 6' is 6 feet, and 6'' are inches
 _SUPERSCRIPT: Final = re.compile(f"[{SUPERSCRIPTS}]+")
 _SUBSCRIPT: Final = re.compile(f"[{SUBSCRIPTS}]+")
 _SMALL: Final = str.maketrans(SUPERSCRIPTS + SUBSCRIPTS, "0123456789-+0123456789")
 _LETTER_DEGREES: Final = re.compile(r"(?<=\d)\s*\^\s*(?:o(?![A-Za-z])|\{\s*o\s*\})")
 _LAST_BACKSLASH: Final = re.compile(r"(?<!\\)\\\s*$")  # of 5\ at the end, without its space
-_LEADING: Final = re.compile(r"(?:[=:\s]|\\approx(?![A-Za-z]))+")
+_LEADING: Final = re.compile(r"(?:[=:\s]|\$(?=\s*(?:=|\\approx))|\\approx(?![A-Za-z]))+")
 _SIGN_WORD: Final = re.compile(r"(?:negative|minus)\s+(?=\.?\d)", re.IGNORECASE)
 _OUT_OF: Final = re.compile(  # _{10}C_3, and P for the ordered ones
     r"(?<![\w})\]'])(?:\{\s*\})?\s*[_^]\s*(?:\{\s*(\w+)\s*\}|(\w))\s*"
@@ -69,7 +70,8 @@ def prepared(text: str) -> str:
     text = text.strip('*`" \t\r\n').translate(CHARACTERS)
     text = text[match.end() :] if (match := _LEADING.match(text)) else text
     text = _SIGN_WORD.sub("-", text, count=1) if _SIGN_WORD.match(text) else text
-    if not text.endswith("..."):
+    dots = text.rstrip("$ ").endswith("...")
+    if not dots:
         text = text.rstrip('*`". \t\r\n')
     if len(text) > 2 and text[0] == text[-1] == "'":
         text = text[1:-1]
@@ -77,7 +79,7 @@ def prepared(text: str) -> str:
         text = text[2:-2]
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{match[0].translate(_SMALL)}}}", text)
     text = _SUBSCRIPT.sub(lambda match: f"_{{{match[0].translate(_SMALL)}}}", text)
-    if not text.endswith("..."):
+    if not dots:
         text = _CLOSING_MARKS.sub("", text)
     text = _LAST_BACKSLASH.sub("", text.removesuffix("\\\\"))
     if _PRICE.match(text) and len(_DOLLAR.findall(text)) % 2:  # $5, where $5$ would be a formula
@@ -100,6 +102,7 @@ def prepared(text: str) -> str:
     if except_for := _ALL_BUT.fullmatch(text):
         text = rf"\mathbb{{R}}\setminus\{{{except_for[1]}\}}"
     text = _US_DOLLARS.sub("", _ROUND_CYCLE.sub(r"\1\\overline{\2}", text))
+    text = _RAISED_PRIMES.sub(lambda match: "'" * max(1, len(re.findall(r"\\prime|'", match[1] or ""))), text)
     if length := _PRIMES.fullmatch(text):
         text = f"{length[1]} {('ft', 'in')[len(length[2]) - 1]}"
     return _SPACED_THOUSANDS.sub(lambda match: match[1] + match[2].replace(" ", ""), text)

@@ -164,9 +164,10 @@ class _Reader(Atoms):
                 factors.append(inverse(self.factor()))
             elif self.starts_factor():
                 before = self.tokens[self.at - 1].kind
+                exponent = self.at > 1 and self.tokens[self.at - 2].text == "^"  # 2^n 3^m
                 if self.next.kind == "number" and before == "number":
                     factors[-1] = self.mixed(factors[-1])
-                elif self.next.kind == "number" and before == "letter" and self.next.spaced:
+                elif self.next.kind == "number" and before == "letter" and self.next.spaced and not exponent:
                     raise Unreadable("a number after a letter")
                 else:
                     factors.append(self.power())

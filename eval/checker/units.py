@@ -16,8 +16,10 @@ _MILE = Fraction("1609.344")
 _NAMES: Final[tuple[tuple[str, Fraction, str], ...]] = (
     ("length", Fraction(1), "m meter metre"),
     ("length", Fraction(1000), "km kilometer kilometre"),
+    ("length", Fraction(1, 10), "dm decimeter decimetre"),
     ("length", Fraction(1, 100), "cm centimeter centimetre"),
     ("length", Fraction(1, 1000), "mm millimeter millimetre"),
+    ("length", Fraction(1, 10**9), "nm nanometer nanometre"),
     ("length", Fraction("0.0254"), "in inch inches"),
     ("length", Fraction("0.3048"), "ft foot feet"),
     ("length", Fraction("0.9144"), "yd yard"),

@@ -91,6 +91,7 @@ def test_the_verdict_says_what_was_read_and_how() -> None:
     )
     assert check("", "5") == (False, None, "", "no answer was found")
     assert check(r"\boxed{}", "5").extracted is None
+    assert check("It is 5.\nThe answer is:\n\\[\n\\boxed", "5").extracted is None
 
 
 @pytest.mark.parametrize("gold", ["", "  ", "\n", "#### ", r"\boxed{}"])

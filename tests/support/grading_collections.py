@@ -146,7 +146,11 @@ COLLECTIONS: dict[str, tuple[Case, ...]] = {
         Case(r"0\le\theta\le\pi", (r"[0,\pi]", r"\theta\in[0,\pi]")),
         Case(
             r"f(x)=\begin{cases}x&x>0\\-x&x\le0\end{cases}",
-            (r"\begin{cases} x & \text{if } x > 0 \\ -x & \text{if } x \leq 0 \end{cases}",),
+            (
+                r"\begin{cases} x & \text{if } x > 0 \\ -x & \text{if } x \leq 0 \end{cases}",
+                r"\begin{cases} -x, & x \leq 0, \\ x, & x > 0. \end{cases}",
+            ),
+            (r"\begin{cases} x, & x \ge 0, \\ -x, & x < 0. \end{cases}", r"\begin{cases} -x, & x > 0, \end{cases}"),
         ),
         Case(
             r"\left(-\frac{1}{2},\frac{3}{4}\right)",
@@ -376,6 +380,7 @@ COLLECTIONS: dict[str, tuple[Case, ...]] = {
         Case("y=2,x=1", ("(1,2)", "1,2", "2,1"), ("(2,1)",)),
         Case("x_1=1,x_2=2", ("2,1", "1,2", r"\{1,2\}"), ("1,1",)),
         Case("a=3, b=4, c=5", ("3,4,5", "(3,4,5)"), ("3,5,4", "5,4,3", "3,4")),
+        Case(r"x=-1,\pm2", (r"x=\pm2,-1", "-1, 2, -2"), (r"y=-1,\pm2", r"x=-1,2")),
         Case("20 m", ("20",), (r"20\%", "20 s")),
         Case(r"20\%", ("20", r"20\%\text{ of students}"), ("20 m", r"20\text{ students}", r"20^\circ")),
     ),

@@ -418,6 +418,15 @@ EXPRESSIONS: dict[str, tuple[Case, ...]] = {
         Case("(-8)^{1/3}", ("-2",)),
         Case(r"10^{2019}+\sqrt{2}", (r"\sqrt2+10^{2019}",), (r"10^{2019}+\sqrt{3}", "10^{2019}")),
         Case(r"\checkmark", (), ("*", "x")),
+        Case(
+            r"\lceil n/2\rceil",
+            (r"\lfloor(n+1)/2\rfloor", r"\frac{2n+1-(-1)^n}{4}"),
+            (r"\lfloor n/2\rfloor+1", "n/2", r"\lceil(n-1)/2\rceil"),
+        ),
+        Case(r"\lceil x\rceil", (r"-\lfloor-x\rfloor",), (r"\lfloor x\rfloor+1", "x", r"\lfloor x\rfloor")),
+        Case("0", (), (r"\lfloor n/100\rfloor",)),
+        Case("2^n3^m", ("2^n 3^m", r"3^m 2^n"), ("2^n 3", "2^m 3^n")),
+        Case("I(0)e^{-t}", ("e^{-t}I(0)",), ("I(0)e^{t}", "10I(0)e^{-t}", "0", "I(1)e^{-t}")),  # no product with 0
         Case("x^2+1", (), ("x^2+1.0000000001", "x^{2.000001}+1", "(x+1)^2", "x^2+y")),
     ),
 }

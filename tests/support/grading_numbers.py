@@ -517,7 +517,11 @@ NUMBERS: dict[str, tuple[Case, ...]] = {
             ("212 base 6", "212 (base 4)", r"212\text{ (base 7)}", "57", "221 base 5"),
         ),
         Case("3C_{14}", ("3C base 14",), ("3C base 15", "3D base 14")),
-        Case("52_8", ("52_{8}", r"52_{\text{eight}}", r"52_{\mathrm{eight}}"), ("25_8", "52_9", "42")),
+        Case(
+            "52_8",
+            ("52_{8}", r"52_{\text{eight}}", r"52_{\mathrm{eight}}"),
+            ("25_8", "52_9", "42", r"52^\circ", "52 cm"),
+        ),
     ),
     "complex numbers": (
         Case("3+2i", ("2i+3",), ("3-2i", "2+3i", "(3,2)")),

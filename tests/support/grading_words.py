@@ -140,6 +140,7 @@ WORDS: dict[str, tuple[Case, ...]] = {
             ("4.05", "45", "$45", "4.50 cents", "$4", "€4.50"),
         ),
         Case(r"8\text{ cm and }6\text{ cm}", ("6,8", "8,6", "6 cm, 8 cm")),
+        Case("3 in, 4 in", ("3,4", r"4\text{ in and }3\text{ in}"), ("3 in", "3 in, 5 in", "5")),
         Case(r"x=3\text{ cm}", ("3",)),
         Case(r"2^{n}\cdot2^{m}", ("2^{m+n}",), ("2^{mn}", "4^{m+n}")),
         Case(
@@ -154,6 +155,15 @@ WORDS: dict[str, tuple[Case, ...]] = {
             ("5 cm2", r"5 \text{ cm}^{2}", "5 sq cm", "5 square centimeters", "5 cm²"),
             ("5 cm", "5 cm^3", "5 m2"),
         ),
+        Case(
+            r"\frac{3}{2}mg",  # milligrams, or a mass times g
+            (r"\frac32mg", "3mg/2", r"\frac{3mg}{2}", r"\frac{3gm}{2}", r"1.5\text{ mg}", "0.0015 g"),
+            (r"\frac{3}{2}m", r"\frac{2mg}{3}", r"-\frac{3mg}{2}", r"\frac{3mh}{2}", r"\frac{3mg}{2}+1", "1.5 cm"),
+        ),
+        Case(r"\mu mg", (r"\mu gm", r"mg\mu"), (r"\mu m", r"\mu+mg", r"2\mu gm")),
+        Case("3 mm", ("0.003 m", "3"), ("3m", "4m^2", "3m^3")),
+        Case(r"5\text{ dm}^3", (r"5000\text{ cm}^3", "5"), (r"5\text{ dm}^2", r"5\text{ dm}")),
+        Case(r"500\text{ nm}", (r"5\cdot10^{-7}\text{ m}",), (r"5\cdot10^{-9}\text{ m}", "500 s")),
     ),
     "words": (
         Case(r"\text{even}", ("even", "Even"), ("odd",)),
@@ -375,5 +385,16 @@ WORDS: dict[str, tuple[Case, ...]] = {
             ("The day is Saturday.", "It is Saturday."),
             ("The day is not Saturday.", "It is Sunday."),
         ),
+        Case(
+            r"\frac{\sqrt{6}+2}{2}",
+            (r"\mathbf{\frac{\sqrt{6}+2}{2}}", r"\boldsymbol{\frac{2+\sqrt{6}}{2}}"),
+            (r"\mathbf{\frac{\sqrt{6}+2}{3}}",),
+        ),
+        Case(
+            "x=5", (r"\text{x = 5}", r"\textbf{$x=5$}", "Solution: 5"), (r"\text{y = 5}", r"\text{x = 6}", "Result: 6")
+        ),
+        Case("y''+y=0", (r"y^{\prime\prime}+y=0", r"0=y^{\prime\prime}+y"), (r"y^{\prime}+y=0",)),
+        Case("119.888...", ("$119.888...$", r"\frac{1079}{9}"), ("119.888", "119.889")),
+        Case(r"$\approx 17.1$", ("17.1", r"\approx 17.1", "$=17.1$"), ("17.2", r"$\approx 17.10001$")),
     ),
 }

@@ -12,7 +12,7 @@ import numpy as np
 
 from dodona.engine.recording import Recording
 from dodona.eval.analysis.labels import Label
-from dodona.eval.analysis.resample import Estimate, problem_weights, ratio
+from dodona.eval.analysis.resample import Estimate, problem_weights, share
 
 Array = np.ndarray[Any, Any]
 
@@ -94,9 +94,9 @@ def disagreement_map(
     problems, problem = np.unique(np.repeat(number, recording.lengths)[chosen], return_inverse=True)
     weights = problem_weights(len(problems), resamples, seed)
 
-    def share(part: Array, whole: Array) -> Estimate:
+    def of(part: Array, whole: Array) -> Estimate:
         sums = [np.bincount(problem[which], minlength=len(problems)) for which in (part, whole)]
-        return ratio(sums[0], sums[1], weights)
+        return share(sums[0], sums[1], weights)
 
     confident = values < threshold
     bins = []
@@ -104,15 +104,15 @@ def disagreement_map(
     for index in range(len(EDGES) - 1):
         inside = place == index
         rows_inside, differ_inside = int(inside.sum()), int((inside & differs).sum())
-        bins.append(Bin(EDGES[index], EDGES[index + 1], rows_inside, differ_inside, share(inside & differs, inside)))
+        bins.append(Bin(EDGES[index], EDGES[index + 1], rows_inside, differ_inside, of(inside & differs, inside)))
     return DisagreementMap(
         threshold=threshold,
         rows=len(chosen),
         differ=int(differs.sum()),
         confident=int(confident.sum()),
         confident_differ=int((confident & differs).sum()),
-        mistakes=share(confident & differs, differs),
-        missed=share(confident & differs, confident),
+        mistakes=of(confident & differs, differs),
+        missed=of(confident & differs, confident),
         bins=bins,
         grid=_grid(recording, chosen, place),
     )

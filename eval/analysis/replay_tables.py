@@ -109,9 +109,5 @@ def _name(trial: Trial) -> str:
     return " ".join([trial.trigger or "each run's own trigger", *given])
 
 
-def _tokens(value: int) -> Cell:
-    return scaled(value) if value >= 1000 else count(value)
-
-
 def _interval(value: Estimate) -> str:
     return estimate(value).text

@@ -9,6 +9,10 @@ of a million rows read a thousand times. Bins hold single scores where there are
 they hold neighbouring ranks, half of the bins the top tenth, and the small shift that this makes in the whole sample is
 taken out of the resamples: the statistic itself is computed from all scores.
 
+Percentile intervals over few problems are too narrow. Simulated ones of 95 % held an AUROC of clustered tokens in 87,
+91, 93 and 95 of 100 cases over 10, 30, 100 and 300 problems; the mean of problems' rates of 0.1 to 0.95 in 82 to 92
+over 10, 84 to 95 over 30 and 92 to 95 over 100 or more; one of 0.02 in 78 over 30, 89 over 100 and 94 over 500.
+
 Source: B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap (1993), chapter 13; over clusters A. C. Davison
 and D. V. Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
 """
@@ -21,14 +25,17 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from dodona.eval.analysis.curves import auroc, average_precision, group_numbers, recall_at
-from dodona.eval.stats.intervals import Interval, normal_quantile
+from dodona.eval.stats.intervals import Interval, normal_quantile, wilson
 
 Array = np.ndarray[Any, Any]
 
 RESAMPLES: Final = 1000
+FEW: Final = 100  # problems, below which percentile intervals are visibly too narrow
+NARROW: Final = f"over fewer than {FEW} problems they are too narrow"
 BINS: Final = 2048
 _TOP: Final = 0.1  # the share of the rows, from the highest score on, that half of the bins hold
 _DEFINED: Final = 0.95  # of the resamples, for an interval
+_ALIKE: Final = 1e-12  # relative; sums of the same numbers in another order differ in their last digits
 _AT_ONCE: Final = 512  # problems whose counts are held at once
 
 
@@ -36,7 +43,7 @@ class Estimate(NamedTuple):
     """A statistic, its interval, and its values in the resamples."""
 
     value: float  # NaN where it is undefined
-    interval: Interval | None  # None where it is undefined in more than one resample of twenty
+    interval: Interval | None  # None where one resample of twenty leaves it undefined, or all of them are alike
     draws: Array  # [R] float64, NaN where it is undefined
 
     def as_dict(self) -> dict[str, float | None]:
@@ -116,6 +123,19 @@ def ratio(part: Array, whole: Array, weights: Array, confidence: float = 0.95) -
     return Estimate(value, None if np.isnan(value) else percentile(draws, confidence), draws)
 
 
+def share(part: Array, whole: Array, weights: Array) -> Estimate:
+    """A ratio between 0 and 1, which has an interval where all agree, too."""
+    return agreed(ratio(part, whole, weights), whole)
+
+
+def agreed(found: Estimate, whole: Array) -> Estimate:
+    """A share; where it is 0 or 1, which resampling never doubts, with Wilson's interval of a trial a problem."""
+    if found.value not in (0, 1):
+        return found
+    problems = int((whole > 0).sum())
+    return found._replace(interval=wilson(problems if found.value else 0, problems))
+
+
 def difference(a: Estimate, b: Estimate, confidence: float = 0.95) -> Estimate:
     """Of two statistics of the same problems, drawn with the same weights."""
     draws = a.draws - b.draws
@@ -123,14 +143,18 @@ def difference(a: Estimate, b: Estimate, confidence: float = 0.95) -> Estimate:
 
 
 def percentile(draws: Array, confidence: float) -> Interval | None:
-    """The percentile interval; None where too few of the resamples define the statistic."""
+    """The percentile interval; None where too few of the resamples define the statistic, or all of them are alike.
+
+    Resamples that are alike, as those of one problem are, say nothing of other problems.
+    """
     normal_quantile(confidence)  # checks it
     defined = draws[~np.isnan(draws)]
     if not len(draws) or len(defined) < _DEFINED * len(draws):
         return None
     tail = (1 - confidence) / 2
     low, high = np.quantile(defined, [tail, 1 - tail])
-    return Interval(float(low), float(high))
+    alike = high - low <= _ALIKE * max(abs(low), abs(high))
+    return None if alike else Interval(float(low), float(high))
 
 
 def _binned(number: Array, counts: Array, bins: int) -> Array:

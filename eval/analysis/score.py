@@ -11,7 +11,7 @@ import numpy as np
 from dodona.engine.recording import Recording
 from dodona.engine.replay import Consults, first_change
 from dodona.eval.analysis.labels import Label, decision_rows
-from dodona.eval.analysis.resample import Estimate, percentile, problem_weights
+from dodona.eval.analysis.resample import Estimate, agreed, percentile, problem_weights, ratio
 
 Array = np.ndarray[Any, Any]
 
@@ -92,9 +92,7 @@ class Scorer:
         made = self._by_problem(consults.sequence)
         change = first_change(recording, consults)
         position = consults.start - recording.edges[consults.sequence]
-        per_token, per_run, *rest = self._ratios(
-            [(made, self._lengths), (made, self._runs), *self._hit_counts(consults)]
-        )
+        per_token, *rest = self._shares([(made, self._lengths), *self._hit_counts(consults)])
         hits = []
         for place, name in enumerate(self._known):
             precision, recall, covered = rest[3 * place : 3 * place + 3]
@@ -106,7 +104,7 @@ class Scorer:
             tokens=recording.tokens,
             consults=len(consults.start),
             per_token=per_token,
-            per_run=per_run,
+            per_run=ratio(made, self._runs, self._weights),
             sync_tokens=int(self._sync_tokens(consults, position).sum()),
             burst_tokens=int(consults.length.sum()),
             prompts_known=not np.isnan(prompts).any(),
@@ -145,7 +143,7 @@ class Scorer:
     def _by_token(self, which: Array) -> Array:
         return np.bincount(self._of_token[which], minlength=int(self._problem.max(initial=-1)) + 1).astype(np.float64)
 
-    def _ratios(self, pairs: list[tuple[Array, Array]]) -> list[Estimate]:
+    def _shares(self, pairs: list[tuple[Array, Array]]) -> list[Estimate]:
         """Each pair's sum over sum, with its interval; one product of matrices for all of them."""
         columns = np.column_stack([column for pair in pairs for column in pair])
         drawn = self._weights @ columns
@@ -154,5 +152,6 @@ class Scorer:
             for place, (part, whole) in enumerate(pairs):
                 draws = drawn[:, 2 * place] / drawn[:, 2 * place + 1]
                 value = float(part.sum() / whole.sum()) if whole.sum() else math.nan
-                found.append(Estimate(value, None if math.isnan(value) else percentile(draws, 0.95), draws))
+                interval = None if math.isnan(value) else percentile(draws, 0.95)
+                found.append(agreed(Estimate(value, interval, draws), whole))
         return found

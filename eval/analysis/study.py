@@ -14,7 +14,7 @@ from dodona.engine.recording import RecordedRun, Recording
 from dodona.eval.analysis.disagreement import DisagreementMap, disagreement_map
 from dodona.eval.analysis.labels import CONFIDENT, Label, Limits, base_rows, first_of_context, labels
 from dodona.eval.analysis.outcomes import read_changes, recoverable_table
-from dodona.eval.analysis.resample import RESAMPLES
+from dodona.eval.analysis.resample import FEW, RESAMPLES
 from dodona.eval.analysis.signal_table import DIRECTIONS, LENGTH, POSITION, SignalTable, signal_table
 from dodona.eval.compat.switches import is_variant
 from dodona.eval.recorded import Experiment
@@ -179,6 +179,8 @@ def _rows_of(label: Label, recording: Recording, first: Array) -> Array:
 
 
 def _notes(recording: Recording, looked: Array, first: Array, found: dict[str, Label]) -> Iterable[str]:
+    if (problems := len(recording.problems[0])) < FEW:
+        yield f"the intervals are too narrow: {problems} problems are few to draw from"
     base = int((~recording.oracle).sum())
     unseen = base - int(looked.sum())
     if unseen:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from dodona.engine.result import json_number
+from dodona.eval.analysis.resample import NARROW
 from dodona.eval.causal.change_tables import Bins, Summary, tables
 from dodona.eval.causal.page import framed, mark
 from dodona.eval.report.html import escaped
@@ -28,7 +29,7 @@ def page(made: Summary, rows: Sequence[Mapping[str, Any]]) -> str:
         "both are graded. Later consults of the run are left out of both.",
         f"{found.problems} problems, {len(found.changes)} consults, {len(found.outcomes)} forks run. Intervals are by "
         f"bootstrap over problems ({made.resamples} resamples, seed {made.seed}); where all consults agree, Wilson's "
-        "with a problem as one trial.",
+        f"with a problem as one trial; {NARROW}.",
     ]
     pictures = [_drawn(one) for one in made.bins if one.groups]
     title = f"What a consult changes: {found.origin.experiment.title}"

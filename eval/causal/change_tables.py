@@ -12,9 +12,8 @@ import numpy as np
 
 from dodona.engine.result import json_number
 from dodona.eval.analysis.disagreement import EDGES
-from dodona.eval.analysis.resample import Estimate, problem_weights, ratio
+from dodona.eval.analysis.resample import Estimate, problem_weights, ratio, share
 from dodona.eval.causal.changes import Change, Changes
-from dodona.eval.causal.shares import share
 from dodona.eval.report.table import NONE, Cell, Head, Table, count, words
 from dodona.eval.stats.intervals import Interval
 

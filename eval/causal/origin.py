@@ -18,8 +18,7 @@ from dodona.engine.errors import DodonaError
 from dodona.engine.request import Request
 from dodona.engine.tokenizer import Tokenizer
 from dodona.eval.arms import Arm
-from dodona.eval.causal.texts import Text, encoded, read_texts
-from dodona.eval.compat.switches import NOT_VALID
+from dodona.eval.causal.texts import Text, read_texts
 from dodona.eval.grading import Verdict, check_choice
 from dodona.eval.header import differences
 from dodona.eval.models import Models, Opened
@@ -140,11 +139,7 @@ class Origin:
         Raises:
             DodonaError: no such arm, or several.
         """
-        begun = [
-            arm
-            for arm in self.experiment.arms
-            if self.experiment.rows.get(arm.name) and not arm.name.startswith(f"[{NOT_VALID}")
-        ]
+        begun = [arm for arm in self.experiment.arms if self.experiment.rows.get(arm.name)]
         if name is not None:
             for arm in begun:
                 if "".join(arm.name.split()) == "".join(name.split()):
@@ -164,16 +159,6 @@ class Origin:
             way = "dodona eval with --c 0" if alone else "dodona eval with --c 1 or more"
             raise DodonaError(f"{self.path} has no arm {kind}: run {way} first")
         raise DodonaError(f"{self.path} has {len(fitting)} arms {kind}: name one with {option}: {_listed(fitting)}")
-
-    def base_of(self, arm: RecordedArm) -> RecordedArm:
-        """The base alone that an arm is compared with: that of its seed, else the only one.
-
-        Raises:
-            DodonaError: there is none, or several of other seeds.
-        """
-        same = [a for a in self.experiment.base_arms() if a.seed == arm.seed and self.experiment.rows.get(a.name)]
-        same = [a for a in same if not a.name.startswith(f"[{NOT_VALID}")]
-        return same[0] if same else self.arm(None, "--c 0 --seed", alone=True)
 
     @property
     def oracle_alone(self) -> RecordedArm | None:
@@ -245,7 +230,7 @@ class Origin:
         Raises:
             DodonaError: they are not as many as they were.
         """
-        ids = encoded(text.problem, tokenizer, raw=self.options["raw"])
+        ids = text.problem.encoded(tokenizer, raw=self.options["raw"])
         if len(ids) != text.prompt_tokens:
             raise DodonaError(
                 f"{self.path}: the prompt of {text.problem_id} had {text.prompt_tokens} tokens and has {len(ids)} "

@@ -11,7 +11,6 @@ from typing import Any
 
 from dodona.engine.errors import DodonaError
 from dodona.engine.records import read_records
-from dodona.engine.tokenizer import Tokenizer
 from dodona.eval.recorded import Experiment, RecordedArm
 from dodona.eval.rows import Row, row_of
 from dodona.eval.tasks.problem import Problem
@@ -132,13 +131,3 @@ def chosen(experiment: Experiment, ids: Sequence[str], option: str = "--ids") ->
         hint = f"did you mean {near[0]}?" if near else f"they are {some}"
         raise DodonaError(f"{option}: the records have no problem {name!r}: {hint}")
     return [name for name in there if name in wanted]
-
-
-def encoded(problem: Problem, tokenizer: Tokenizer, *, raw: bool) -> list[int]:
-    """The ids of a problem's prompt, as the engine makes them."""
-    prompt: Any = problem.prompt
-    if isinstance(prompt, str):
-        return tokenizer.encode(prompt, raw=problem.raw or raw)
-    if prompt and isinstance(prompt[0], Mapping):
-        return tokenizer.encode_chat(prompt)
-    return list(prompt)

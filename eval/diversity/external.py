@@ -51,12 +51,11 @@ class Line:
     scores: Array | None  # [n], NaN where there is none
 
 
-def read_lines(path: Path, steps: str = "last", step: Callable[[], None] = lambda: None) -> list[Line]:
+def read_lines(path: Path, steps: str = "last") -> list[Line]:
     """The questions of a file, graded.
 
     Args:
         steps: what stands for a sample that has a score a step, one of ``STEPS``.
-        step: told of every line.
 
     Raises:
         DodonaError: the file cannot be read or has no lines, or a line lacks what is needed; with its number.
@@ -73,7 +72,6 @@ def read_lines(path: Path, steps: str = "last", step: Callable[[], None] = lambd
             raise DodonaError(f"{path}, line {number}: the id {line.problem_id!r} is there twice")
         seen.add(line.problem_id)
         lines.append(line)
-        step()
     if not lines:
         raise DodonaError(f"{path} holds no samples")
     scored = [line.scores is not None for line in lines]

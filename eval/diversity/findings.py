@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from dodona.eval.analysis.resample import Estimate, difference, percentile, problem_weights, ratio
+from dodona.eval.analysis.resample import Estimate, difference, percentile, problem_weights, share
 from dodona.eval.diversity.buckets import KINDS, Bucket, buckets
 from dodona.eval.diversity.correlations import Association, associations
 from dodona.eval.diversity.pool import COVERAGE, MAJORITY, RIGHT, Pool
@@ -105,12 +105,11 @@ class Findings:
         return list(dict.fromkeys(one.measure for one in self.correlated))
 
 
-def analyse(pools: Sequence[Pool], options: Options, step: Callable[[str], None] = lambda what: None) -> Findings:
+def analyse(pools: Sequence[Pool], options: Options) -> Findings:
     """Compute everything.
 
     Args:
         pools: of every problem one at each temperature.
-        step: told of every part that is done.
 
     Raises:
         DodonaError: sizes that need more samples than there are.
@@ -126,7 +125,6 @@ def analyse(pools: Sequence[Pool], options: Options, step: Callable[[str], None]
     lines, expected = [], {}
     for pool in pools:
         expected[pool.problem_id, pool.temperature] = pool.expected(sizes, options)
-    step("rules")
     for temperature in temperatures:
         for place, size in enumerate(sizes):
             rules = {
@@ -136,14 +134,10 @@ def analyse(pools: Sequence[Pool], options: Options, step: Callable[[str], None]
             lines.append(Line(temperature, size, rules))
     frames = [frame(pools, size, options, number) for size in sorted({*sizes, *([batch] if batch else [])}) if size > 1]
     frames = [one for one in frames if one.measures]
-    step("measures")
     correlated, controls = correlate(frames, weights)
-    step("correlations")
     bucketed = [line for one in frames if one.size == batch for line in bucket_lines(one, options.buckets, weights)]
-    step("buckets")
     smaller = [size for size in sizes if size < n]
     cut = prune(pools, smaller, n, options, weights) if smaller and frames else []
-    step("pruning")
     return Findings(
         n,
         problems,
@@ -162,7 +156,7 @@ def analyse(pools: Sequence[Pool], options: Options, step: Callable[[str], None]
 def mean_of(values: Sequence[float], weights: Array) -> Estimate:
     """The mean over problems with its interval; NaN where one of them is not known."""
     part = np.asarray(values, dtype=np.float64)
-    return ratio(part, np.ones(len(part)), weights)
+    return share(part, np.ones(len(part)), weights)
 
 
 def _share(part: Array, whole: Array, weights: Array) -> Estimate:
@@ -221,7 +215,7 @@ def bucket_lines(one: Frame, count: int, weights: Array) -> Iterator[BucketLine]
                 owner = one.problem[bucket.rows]
                 whole = np.bincount(owner, minlength=problems).astype(np.float64)
                 rules = {
-                    rule: ratio(np.bincount(owner, weights=gained[bucket.rows], minlength=problems), whole, weights)
+                    rule: share(np.bincount(owner, weights=gained[bucket.rows], minlength=problems), whole, weights)
                     for rule, gained in one.rules.items()
                 }
                 yield BucketLine(measure, kind, bucket, rules)

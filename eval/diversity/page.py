@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dodona import __version__
+from dodona.eval.analysis.resample import NARROW
 from dodona.eval.diversity.settings import Options
 from dodona.eval.report import html
 from dodona.eval.report.picture import Picture
@@ -22,7 +23,7 @@ def page(
     """The page as a text; the same findings give the same page."""
     lead = (
         f"Report by dodona {__version__}. Intervals are 95 % intervals by bootstrap over problems ({options.resamples} "
-        f"resamples, seed {options.seed}). The denominator is all samples asked for."
+        f"resamples, seed {options.seed}); {NARROW}. The denominator is all samples asked for."
     )
     body = [
         *map(html.note, notes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -51,7 +51,6 @@ def make_report(
     folder: Path | None,
     *,
     plots: bool = True,
-    step: Callable[[str], None] = lambda what: None,
 ) -> Report:
     """Compute everything, and write ``report.html``, ``tables/*.csv`` and ``plots/*.png`` and ``*.svg``.
 
@@ -63,7 +62,7 @@ def make_report(
     Raises:
         DodonaError: a file cannot be written, or there is no matplotlib for the plots.
     """
-    findings = analyse(pools, options, step)
+    findings = analyse(pools, options)
     noted = [*notes, *rule_notes(pools, findings, options)]
     tables, rows = study_tables(findings), csv_tables(findings)
     written: list[Path] = []

@@ -13,7 +13,10 @@ from dodona.eval.report.csv_files import write_tables
 from dodona.eval.report.table import NONE, Cell, Head, Table, number, p_value, points, rate, share, text_lines, words
 
 _SOME = 3  # problem ids shown in a note
-_P = "McNemar's exact test; with several draws the exact sign-flip test by problem, which is its like for clusters"
+_P = (
+    "McNemar's exact test; with several draws the sign-flip test by problem, its like for clusters, which is "
+    "approximate where one side has more draws"
+)
 
 
 def table(study: Study) -> Table:

@@ -22,7 +22,7 @@ class Contrast:
     pairs: Pairs
     difference: float  # B's accuracy less A's; NaN without problems
     interval: Interval
-    p: float  # McNemar's exact test; with several runs of a problem the exact sign-flip test by problem
+    p: float  # McNemar's exact test; with several runs of a problem the sign-flip test by problem
     mid_p: float  # McNemar's mid-p; NaN with several runs of a problem
 
     def as_dict(self) -> dict[str, Any]:

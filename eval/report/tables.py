@@ -50,7 +50,8 @@ def accuracy_columns() -> tuple[Column, ...]:
                 "accuracy [95 %]",
                 "right runs of all runs asked for. The interval is Wilson's score interval; of pooled seeds it is "
                 "clustered by problem: Wilson's with the effective number of runs that the cluster-robust standard "
-                "error gives, and with the number of problems where all runs agree.",
+                "error gives, and with the number of problems where all runs agree; near 0 and 100 % of few problems "
+                "it is too narrow.",
             ),
             lambda line: rate(line.summary.rate),
         ),
@@ -159,7 +160,8 @@ def paired_columns(*, holm: bool) -> tuple[Column, ...]:
             Head(
                 "p",
                 "McNemar's test of won against lost: two-sided, exact at any count (binomial, no chi-square). Of "
-                "several seeds the exact sign-flip test of the problems' differences, which is the same by problem.",
+                "several seeds the sign-flip test of the problems' differences, which is the same by problem, and "
+                "exact where the base has as many.",
             ),
             lambda line: p_value(line.contrast.p if line.contrast else None),
         ),

@@ -82,6 +82,9 @@ def clustered(correct: Sequence[int], samples: int, confidence: float = 0.95) ->
     for many problems this is the normal interval, mean +- 1.96 standard errors; it never leaves [0, 1]. With one run a
     problem it is Wilson's interval.
 
+    Simulated intervals of 95 % held the rate in 94 to 96 of 100 cases in the middle of the range; near its ends, at
+    0.02 and 0.95 of 30 to 100 problems whose rates differ much, in as few as 86.
+
     It never has zero width. Where all runs agree (0 of n, n of n) or there is one problem, the standard error is 0 or
     unknown; then the effective number of runs is the number of problems, as if all runs of a problem said the same.
 

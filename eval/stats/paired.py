@@ -57,7 +57,7 @@ def mcnemar(only_a: int, only_b: int) -> PValues:
     masses = _half_binomial(only_a + only_b)
     smaller = min(only_a, only_b)
     tail = 2 * math.fsum(masses[: smaller + 1])
-    return PValues(min(1.0, tail), max(0.0, tail - float(masses[smaller])))
+    return PValues(min(1.0, tail), min(1.0, tail - float(masses[smaller])))
 
 
 def tango(pairs: Pairs, confidence: float = 0.95) -> Interval:
@@ -126,7 +126,10 @@ def sign_flip(differences: Sequence[int]) -> float:
     """The exact two-sided p-value of a sum of differences, if each could as well have had the other sign.
 
     With differences of -1, 0 and 1 it is McNemar's exact test; with several runs of a problem, whose right answers of B
-    less those of A are its difference, it is that test with problems as clusters.
+    less those of A are its difference, it is that test with problems as clusters. Two arms that do equally well make
+    either sign as likely if they have as many runs of a problem. If not, the p-value is approximate: of two such arms,
+    simulated, it was below 0.05 in up to 6 of 100 cases with one run against 3, on 10 to 500 problems, but with one
+    against 16 in 19 on 30 problems that are solved in one run of twenty.
 
     Source: the randomisation test of paired differences of R. A. Fisher, The Design of Experiments (1935), section 21;
     the distribution is computed in full, size by size.

@@ -6,6 +6,7 @@ import math
 import random
 
 import pytest
+from scipy import stats
 
 from dodona.bench.fit import fitted
 
@@ -18,13 +19,16 @@ def test_a_planted_line_comes_back():
     assert line.at(100) == pytest.approx(28.0) and line.points == 5
 
 
-def test_the_interval_is_that_of_a_regression_text():
-    """Anscombe's first data set: slope 0.500, its standard error 0.118, and Student's t with 9 degrees of freedom."""
-    xs = (10, 8, 13, 9, 11, 14, 6, 4, 12, 7, 5)
-    ys = (8.04, 6.95, 7.58, 8.81, 8.33, 9.96, 7.24, 4.26, 10.84, 4.82, 5.68)
-    line = fitted(list(zip(xs, ys, strict=True)))
-    assert line.slope == pytest.approx(0.50009, abs=1e-5) and line.intercept == pytest.approx(3.00009, abs=1e-5)
-    assert line.high - line.slope == pytest.approx(2.262 * 0.11791, rel=1e-3)
+@pytest.mark.parametrize("points", [3, 4, 17, 18, 35, 200])
+def test_the_interval_is_scipys(points: int):
+    """The normal's 1.96 in place of Student's t, which makes the interval of 20 points too narrow."""
+    draws = random.Random(points)
+    xs = [draws.uniform(0, 9) for _ in range(points)]
+    ys = [draws.gauss(x, 1) for x in xs]
+    line, theirs = fitted(list(zip(xs, ys, strict=True))), stats.linregress(xs, ys)
+    half = stats.t.ppf(0.975, points - 2) * theirs.stderr
+    assert (line.slope, line.intercept) == pytest.approx((theirs.slope, theirs.intercept))
+    assert (line.slope - line.low, line.high - line.slope) == pytest.approx((half, half), rel=1e-3)
 
 
 def test_the_interval_holds_the_planted_slope_as_often_as_it_says():

@@ -174,9 +174,9 @@ def test_records_get_the_statistics_of_their_consults(runs, tmp_path, capsys):
             if line["trigger"] == TRIGGER:
                 assert one["entropy"] > 0.3
     assert consults > PROBLEMS
-    again = tmp_path / "again.jsonl"
-    analyzed(capsys, runs, "--output-file", again)
-    assert again.read_bytes() == out.read_bytes()
+    before_again = out.read_bytes()
+    analyzed(capsys, runs, "--output-file", out)
+    assert out.read_bytes() == before_again
 
 
 def test_consults_without_a_trace_have_nulls(runs, tmp_path, capsys):
@@ -241,7 +241,8 @@ def test_the_page_holds_everything_and_loads_nothing(runs, tmp_path, capsys):
     assert "default-src 'none'" in text and text.count("<table>") == 6
     assert not re.search(r"(src|href)=[\"'](?!data:|#)", text) and "://" not in text
     assert text.count("data:image/svg+xml;base64,") == 5
-    for word in ("arith-base with arith-oracle", "confident mistakes", "differs_clear", "recoverable", "interval"):
+    few = f"{PROBLEMS} problems are few to draw from"
+    for word in ("arith-base with arith-oracle", "confident mistakes", "differs_clear", "recoverable", few, "interval"):
         assert word in text and (word in output.out or word == "interval")
     assert output.err.count("written: ") == 13
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
@@ -343,6 +344,8 @@ def test_a_file_that_is_read_is_not_written_over(runs, capsys):
     trace = next(iter(runs.glob("c=0*.parquet")))
     assert "is a file that is read" in refused(capsys, path, "--output-file", path)
     assert "is a file that is read" in refused(capsys, path, "--output-file", trace)
+    for other in (*runs.glob("c=2*.jsonl"), *runs.glob("c=2*.parquet")):
+        assert "holds records or a trace" in refused(capsys, path, trace, "--output-file", other)
 
 
 def test_traces_without_labels_say_what_is_missing(tmp_path, capsys):

@@ -8,7 +8,8 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dodona.eval.analysis.curves import groups, recall_at
-from dodona.eval.analysis.resample import difference, percentile, problem_weights, rank, ratio
+from dodona.eval.analysis.resample import difference, percentile, problem_weights, rank, ratio, share
+from dodona.eval.stats.intervals import wilson
 
 
 def sample(rng: np.random.Generator, problems: int, length: int, strength: float = 1.0):
@@ -97,7 +98,7 @@ def test_a_difference_is_taken_draw_by_draw():
     assert both.value == one.value - other.value
     low, high = both.interval
     assert high - low < 0.2 * (one.interval.high - one.interval.low)
-    assert difference(one, one)[:2] == (0, (0, 0))
+    assert difference(one, one)[:2] == (0, None)
 
 
 def test_the_interval_holds_the_statistic_where_everything_is_perfect():
@@ -105,7 +106,7 @@ def test_the_interval_holds_the_statistic_where_everything_is_perfect():
     problem = np.repeat(np.arange(20), 500)
     scores = np.random.default_rng(5).random(10_000).astype(np.float32)
     found = rank(scores, scores > 0.97, problem, problem_weights(20, 200))
-    assert found.auroc.value == 1 and found.auroc.interval == (1, 1)
+    assert found.auroc.value == 1 and (found.auroc.draws == 1).all()
     assert found.average_precision.value == pytest.approx(1)
 
 
@@ -117,6 +118,17 @@ def test_a_statistic_that_few_resamples_define_has_no_interval():
     assert 0 < found.auroc.value < 1 and found.auroc.interval is None
     assert percentile(np.full(10, np.nan), 0.95) is None
     assert percentile(np.array([]), 0.95) is None
+
+
+def test_resamples_that_are_alike_are_no_certainty():
+    """One problem, or many that agree, give an interval without width: 100.0 [100.0, 100.0]."""
+    scores, positive, _ = sample(np.random.default_rng(7), 1, 60)
+    assert rank(scores, positive, np.zeros(60, dtype=int), problem_weights(1, 100)).auroc.interval is None
+    whole, weights = np.arange(1.0, 21.0), problem_weights(20, 100)
+    assert ratio(0.3 * whole, whole, weights).interval is None
+    assert share(0 * whole, whole, weights).interval == wilson(0, 20)
+    assert share(whole, whole, weights).interval == wilson(20, 20)
+    assert share(whole / 2 * (whole > 5), whole, weights)[:2] == ratio(whole / 2 * (whole > 5), whole, weights)[:2]
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another():

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from dodona.eval.stats.intervals import Interval, wilson
+from dodona.eval.stats.intervals import Interval, normal_quantile, wilson
+from dodona.eval.stats.student import student_quantile
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 15, 88, 100, 1000, 12345])
@@ -51,3 +52,11 @@ def test_impossible_counts_are_refused(successes: int, n: int) -> None:
     """More successes than trials comes from counting rows twice; it must not become a number."""
     with pytest.raises(ValueError, match="successes of"):
         wilson(successes, n)
+
+
+@pytest.mark.parametrize("confidence", [-0.5, 0.0, 1.0, 1.5, 95])
+def test_a_confidence_that_is_none_is_refused(confidence: float) -> None:
+    """95 for 95 %, and one below 0, whose interval is inside out."""
+    for quantile in (normal_quantile, lambda confidence: student_quantile(confidence, 5)):
+        with pytest.raises(ValueError, match="a confidence lies between 0 and 1"):
+            quantile(confidence)

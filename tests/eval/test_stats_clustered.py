@@ -10,6 +10,7 @@ import scipy.stats
 import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
+from statsmodels.stats.proportion import proportion_confint
 
 from dodona.eval.stats.intervals import cluster_error, clustered, wilson
 from dodona.eval.stats.student import student_quantile
@@ -49,6 +50,20 @@ def test_with_one_run_a_problem_it_is_wilsons_interval() -> None:
     for n in (1, 2, 3, 10, 137):
         for right in range(n + 1):
             assert clustered([1] * right + [0] * (n - right), 1) == pytest.approx(wilson(right, n), abs=1e-12)
+
+
+@pytest.mark.parametrize(("problems", "samples"), [(2, 3), (5, 2), (12, 4)])
+def test_it_is_wilsons_interval_of_the_effective_runs(problems: int, samples: int) -> None:
+    """A degree of freedom too many, or a design effect's square root, shows where there are few problems alone."""
+    for seed in range(20):
+        rates = np.array(counts := runs(problems, samples, seed)) / samples
+        rate, n = rates.mean(), problems * samples
+        if 0 < rate < 1:
+            effect = scipy.stats.sem(rates) ** 2 / (rate * (1 - rate) / (n - 1))
+            wide, narrow = scipy.stats.t.ppf(0.975, [problems - 1, n - 1])
+            effective = n / max(1, effect) * (narrow / wide) ** 2
+            expected = proportion_confint(rate * effective, effective, method="wilson")
+            assert clustered(counts, samples) == pytest.approx(expected, rel=1e-7, abs=1e-9)
 
 
 def test_it_is_the_normal_interval_where_that_is_good() -> None:

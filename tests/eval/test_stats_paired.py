@@ -51,7 +51,7 @@ def test_mcnemar_knows_no_direction_and_no_agreement() -> None:
     """Swapping the sides changes nothing; without a flip both p-values are 1."""
     assert mcnemar(3, 11) == mcnemar(11, 3)
     assert mcnemar(0, 0) == (1, 1)
-    assert mcnemar(7, 7) == pytest.approx((1, 1))
+    assert mcnemar(38, 38) == pytest.approx((1, 1)) and max(mcnemar(38, 38)) <= 1  # whatever the rounding
     with pytest.raises(ValueError, match="problems"):
         mcnemar(-1, 2)
 

@@ -131,7 +131,7 @@ def rope_frequencies(config: LlamaConfig) -> Tensor:
     wavelengths under ``original/high_freq_factor`` alone, divides those over ``original/low_freq_factor`` by the factor
     and interpolates between (``rope_scaling`` of Llama 3.1's reference code).
     """
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).to(torch.float32) / config.head_dim
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device="cpu") / config.head_dim
     frequencies = torch.reciprocal(torch.pow(config.rope_theta, exponents))
     scaling = config.rope_scaling
     if scaling is None:

@@ -24,7 +24,7 @@ from dodona.engine.sampling import Sampling
 from dodona.engine.seating import Seating
 from dodona.engine.seats import LEDGER, Column, Finish, Phase, Seats
 from dodona.engine.sequence import BASE, ORACLE, Sequence
-from dodona.engine.step import CONSULT, FED, RECORD, TOKEN, Shape, Step, Watch
+from dodona.engine.step import CONSULT, FED, FEW_TRIGGERS, RECORD, TOKEN, Shape, Step, Watch
 from dodona.engine.threads import threads_set
 from dodona.engine.transfer import Arrival, to_host
 from dodona.engine.trigger import ExpressionTrigger, Trigger
@@ -113,7 +113,7 @@ class DeviceLoop:
         self._watched: dict[Trigger, int] = {}
         self._ema_places: dict[tuple[str, float], int] = {}
         self._failures: dict[int, str] = {}
-        table = torch.zeros(3, config.vocab_size, dtype=torch.bool)
+        table = torch.zeros(3, config.vocab_size, dtype=torch.bool, device="cpu")
         table[0, list(eos[0])] = True
         table[1, list(frozenset().union(*eos))] = True
         ends = table.to(device)
@@ -184,6 +184,7 @@ class DeviceLoop:
             self._ema_places.setdefault(pair, len(self._ema_places))
         return self._watched[trigger]
 
+    @torch.inference_mode()  # as in a tick: it is called between ticks, too, where a sequence is cancelled
     def _collect(self, sequence: Sequence) -> None:
         """Fetch a leaving sequence's signals and counts, and empty its seat."""
         member = self._members.pop(id(sequence))
@@ -239,7 +240,8 @@ class DeviceLoop:
         watched.sort(key=lambda watch: watch.number)
         cache = self.runners[model].cache
         key = None
-        if tokens <= CAPTURED_TOKENS and all(isinstance(watch.trigger, ExpressionTrigger) for watch in watched):
+        few = len(watched) <= FEW_TRIGGERS and all(isinstance(watch.trigger, ExpressionTrigger) for watch in watched)
+        if tokens <= CAPTURED_TOKENS and few:
             epochs = self.seats.epoch, tuple(cache.page_table.shape), len(self._ema_places)
             key = (shape, tuple(watched), epochs)
         arrival = Arrival(self.graphs.device)
@@ -257,7 +259,7 @@ class DeviceLoop:
 
     def _shape(self, model: str, tokens: int, members: list[Member]) -> Shape:
         size = self.runners[model].cache.pool.page_size
-        ends = [member.guess.cached(model) + tokens for member in members]
+        ends = [member.guess.cached(model) + min(tokens, member.guess.lag(model)) for member in members]
         news = [
             end - max(member.guess.cached(model), len(member.sequence.prompt) - 1)
             for member, end in zip(members, ends, strict=True)
@@ -269,7 +271,7 @@ class DeviceLoop:
             model,
             _power(len(members)),
             tokens,
-            1 if max(news) <= 1 else tokens,
+            min(tokens, _power(max(1, *news))),
             pages,
             bool(drawn),
             any(sampling.top_k > 0 or sampling.top_p < 1 for sampling in drawn),

@@ -98,7 +98,7 @@ class DummyWeights:
         """The kept tensors, made on the CPU."""
         for tensor, shape in self.shapes.items():
             if keep(tensor):
-                weight = torch.empty(shape, dtype=self.dtype)
+                weight = torch.empty(shape, dtype=self.dtype, device="cpu")
                 self.fill(tensor, weight)
                 yield tensor, weight
 

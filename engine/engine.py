@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, overload
 
@@ -35,17 +36,21 @@ _PAGE_SIZE = {"cpu": 32, "cuda": 256}
 class Engine:
     """Two Llama models in one process: the base writes, the oracle is consulted where a trigger says so.
 
+    Threads may share an engine: what they ask for runs in one batch.
+
     Args:
-        base: alias (1B, 3B, 8B, 70B, smollm2), hub id, local folder, GGUF file or ``dummy:NAME``; None: the embedded
-            pair, base and oracle, where no oracle is named either.
-        oracle: likewise; None: no oracle, which leaves c=0.
+        base: alias (1B, 3B, 8B, 70B, smollm2, arith-base, arith-oracle), hub id, local folder, GGUF file or
+            ``dummy:NAME``, each with ``@drop=24,26`` for the model without these layers; None: arith-base, and
+            arith-oracle as the oracle where none is named.
+        oracle: likewise; None, with a base named: no oracle, which leaves c=0.
         device: "cpu", "cuda", "cuda:1"; None: CUDA where there is one.
         dtype: of weights, activations and cache; None: bfloat16 on CUDA, float32 on the CPU.
         max_batch: sequences that run at once.
         max_length: tokens of a sequence that the caches are planned for; None: the models' context.
         kv_tokens: tokens of each KV cache; None: what the batch can use and memory allows.
         page_size: tokens of a cache page; None: 256 on CUDA, 32 on the CPU.
-        chunk: the most tokens that one forward reads beyond one for each decoding sequence.
+        chunk: the most tokens that one forward reads beyond one for each decoding sequence; on the device loop of each
+            sequence, rounded down to a power of two.
         threads: CPU threads while it runs; None: one where both models are so small that more would only wait for each
             other, else as torch is set.
         backend: "eager" (plain torch, the host decides after each forward), or "triton" (the kernels of
@@ -56,10 +61,11 @@ class Engine:
         oracle_device_map: spreads the oracle's layers over devices: "auto" (all CUDA devices) or as in "cuda:0,cuda:1";
             None: all on ``device``. For the eager backend.
         lookahead: ticks that the device loop launches before it reads the first one's record.
-        poll_seconds: how long the device loop sleeps between two looks at a record that has not arrived; 0: it looks
-            all the time, which keeps one core busy.
+        poll_seconds: how long the device loop sleeps between two looks at a record that has not arrived, 0 to 1; 0: it
+            looks all the time, which keeps one core busy.
 
     Raises:
+        RequestError: an option out of range, options that exclude each other, or a device that is not here.
         CheckpointError: a model that cannot be used, or two models with different vocabularies.
         OutOfMemoryError: models and caches do not fit; raised before weights are loaded.
     """
@@ -125,6 +131,7 @@ class Engine:
                 operations,
                 pages=max(1, plan.kv_tokens // size),
                 page_size=size,
+                context=self.context,
                 flash=flash,
             )
             for name, checkpoint, plan, placement in zip(
@@ -133,7 +140,8 @@ class Engine:
         ]
         self.base = runners[0]
         self.oracle = runners[1] if oracle is not None else None
-        self._eos = [frozenset(checkpoint.config.eos_token_ids) for checkpoint in opened]
+        vocabulary = range(opened[0].config.vocab_size)  # an end token beyond it is never written
+        self._eos = [frozenset(checkpoint.config.eos_token_ids).intersection(vocabulary) for checkpoint in opened]
         largest = max(checkpoint.config.num_parameters for checkpoint in opened)
         if threads is None and self.device.type == "cpu" and largest < ONE_THREAD:
             threads = 1
@@ -155,6 +163,8 @@ class Engine:
             pools = self.base.cache.pool, self.oracle.cache.pool if self.oracle else None
             self.scheduler = Scheduler(*pools, max_batch=max_batch, chunk=chunk)
             self.loop = Loop(self.base, self.oracle, self.scheduler, threads=threads)
+        self._configs = [checkpoint.config for checkpoint in opened]
+        self._lock = threading.RLock()  # of the scheduler and all that a tick changes
         self._closed = False
         self._owners: dict[int, deque[Sequence]] = {}  # where a running sequence's result is waited for
 
@@ -194,10 +204,9 @@ class Engine:
         total, budget = device_memory(self.device)
         if self.device.type == "cuda":  # CPU devices are one memory
             total += sum(device_memory(device)[0] for device in {*spread} - {self.device})
-        itemsize = torch.empty(0, dtype=self.dtype).element_size()
         names = (BASE, ORACLE)
         return plan_memory(
-            [(names[i], checkpoint.config, itemsize) for i, checkpoint in enumerate(opened)],
+            [(names[i], checkpoint.config, self.dtype.itemsize) for i, checkpoint in enumerate(opened)],
             total=total,
             cache_budget=budget,
             max_batch=max_batch,
@@ -252,18 +261,21 @@ class Engine:
         finished: deque[Sequence] = deque()
         self._submit(sequence, finished)
         try:
-            while not finished:
-                self._tick()
-                while shown < sequence.generated:
+            while not finished or shown < sequence.generated:
+                if not finished:
+                    self._tick()
+                with self._lock:
+                    written, ended = sequence.generated, sequence.finished
+                while shown < written:
                     token = sequence.ids[len(sequence.prompt) + shown]
                     text = decoder.push(token)
-                    if sequence.finished and shown + 1 == sequence.generated:
+                    if ended and shown + 1 == written:
                         text += decoder.flush()
                     yield Token(shown, token, text, (BASE, ORACLE)[sequence.sources[shown]])
                     shown += 1
             return self._result(sequence).raise_for_error()
         finally:
-            self._cancel(finished)
+            self._drop(finished)
 
     def check(self, request: Request) -> Sequence:
         """Refuse what ``generate`` would refuse for this request; returns its sequence, which nobody runs.
@@ -275,25 +287,21 @@ class Engine:
 
     def cancel(self, request_id: str) -> int:
         """Cancel the requests with this ``id``; their results come out as cancelled, with what was written so far."""
-        scheduler = self.scheduler
-        found = [s for s in (*scheduler.running, *scheduler.waiting) if s.request.id == request_id and not s.finished]
-        for sequence in found:
-            self._finish_now(sequence)
-        return len(found)
+        return self._cancel(lambda sequence: sequence.request.id == request_id and not sequence.finished)
 
     def reset(self) -> None:
         """Cancel everything and give all pages back."""
-        for sequence in (*self.scheduler.running, *self.scheduler.waiting):
-            self._finish_now(sequence)
+        self._cancel(lambda sequence: True)
 
     def close(self) -> None:
         """Cancel everything and let go of models, caches and graphs; closing again does nothing."""
-        if self._closed:
-            return
-        self.loop.abandon()
-        self.reset()
-        self._closed = True
-        del self.loop, self.base, self.oracle
+        with self._lock:
+            if self._closed:
+                return
+            self.loop.abandon()
+            self.reset()
+            self._closed = True
+            del self.loop, self.base, self.oracle
         if self.device.type == "cuda":
             gc.collect()  # graphs and the programs in them hold each other
             torch.cuda.empty_cache()
@@ -341,27 +349,30 @@ class Engine:
                 elif exhausted:
                     return
         finally:
-            self._cancel(finished)
+            self._drop(finished)
 
     def _result(self, sequence: Sequence) -> Result:
-        for runner, view in ((self.base, sequence.base), (self.oracle, sequence.oracle)):
-            if runner is not None and view.shared:
-                price = view.shared * runner.config.flops_per_token((view.shared + 1) / 2)
-                sequence.ledger.shared_flops += price
+        for config, view in zip(self._configs, (sequence.base, sequence.oracle), strict=False):
+            if view.shared:
+                sequence.ledger.shared_flops += view.shared * config.flops_per_token((view.shared + 1) / 2)
         return make_result(sequence, self.tokenizer, self.base_model_id, self.oracle_model_id)
 
     def _tick(self) -> None:
-        try:
-            with current(self.device):
-                done = self.loop.tick()
-        except BaseException as error:
-            self.loop.abandon()
-            self.reset()  # a forward that stopped half-way leaves caches that nobody may read
-            if isinstance(error, torch.OutOfMemoryError):
-                raise OutOfMemoryError(self._out_of_memory()) from error
-            raise
-        for sequence in done:
-            self._owners.pop(id(sequence)).append(sequence)
+        """Advance everything that runs, also what other threads and iterators wait for."""
+        with self._lock:
+            if self._closed:  # meanwhile, by another thread; all that ran is cancelled
+                return
+            try:
+                with current(self.device):
+                    done = self.loop.tick()
+            except BaseException as error:
+                self.loop.abandon()
+                self.reset()  # a forward that stopped half-way leaves caches that nobody may read
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise OutOfMemoryError(self._out_of_memory()) from error
+                raise
+            for sequence in done:
+                self._owners.pop(id(sequence)).append(sequence)
 
     def _out_of_memory(self) -> str:
         scheduler, pool = self.scheduler, self.base.cache.pool
@@ -374,22 +385,27 @@ class Engine:
         )
 
     def _submit(self, sequence: Sequence, finished: deque[Sequence]) -> None:
-        self._owners[id(sequence)] = finished
-        self.scheduler.add(sequence)
+        with self._lock:
+            self._check_open()
+            self._owners[id(sequence)] = finished
+            self.scheduler.add(sequence)
 
-    def _cancel(self, finished: deque[Sequence]) -> None:
-        """Drop everything that this queue waits for."""
-        for sequence in (*self.scheduler.running, *self.scheduler.waiting):
-            if self._owners.get(id(sequence)) is finished:
-                self._finish_now(sequence)
+    def _drop(self, finished: deque[Sequence]) -> None:
+        """Cancel everything that this queue waits for."""
+        self._cancel(lambda sequence: self._owners.get(id(sequence)) is finished)
 
-    def _finish_now(self, sequence: Sequence) -> None:
-        if not sequence.finished:
-            sequence.finish("cancelled")
-        self.scheduler.remove(sequence)
-        owner = self._owners.pop(id(sequence), None)
-        if owner is not None:
-            owner.append(sequence)
+    def _cancel(self, chosen: Callable[[Sequence], bool]) -> int:
+        """Take sequences out, wherever they are; returns how many."""
+        with self._lock:
+            found = [s for s in (*self.scheduler.running, *self.scheduler.waiting) if chosen(s)]
+            for sequence in found:
+                if not sequence.finished:
+                    sequence.finish("cancelled")
+                self.scheduler.remove(sequence)
+                owner = self._owners.pop(id(sequence), None)
+                if owner is not None:
+                    owner.append(sequence)
+            return len(found)
 
     def _sequence(self, request: Request) -> Sequence:
         """A request made ready: encoded, checked against both models, its budget resolved.
@@ -397,8 +413,7 @@ class Engine:
         Raises:
             RequestError: a prompt or an option that these models cannot serve.
         """
-        if self._closed:
-            raise DodonaError("this engine is closed")
+        self._check_open()
         c = request.c if request.c is not None else (DEFAULT_CONSULTS if self.oracle else 0)
         if self.oracle is None and c > 0:
             raise RequestError(f"c={c} consults need an oracle, and none is loaded: name one, or set c=0")
@@ -419,6 +434,10 @@ class Engine:
         if too_large:
             raise RequestError(too_large)
         return sequence
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DodonaError("this engine is closed")
 
     def _check_extras(self, request: Request, c: float) -> None:
         """Refuse signals that are asked for and cannot be computed."""

@@ -19,9 +19,5 @@ class RequestError(DodonaError, ValueError):
     """A request with an option out of range, or a prompt that no model here can take."""
 
 
-class NumericalError(DodonaError):
-    """NaN logits; the message names the model and the position."""
-
-
 class OutOfMemoryError(DodonaError):
     """What was asked for does not fit; the message gives the numbers and the setting that would make it fit."""

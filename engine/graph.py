@@ -49,7 +49,7 @@ class Graphs:
         Returns:
             Its record on the device, to be copied before the next program runs.
         """
-        rows_M = torch.tensor(rows)
+        rows_M = torch.tensor(rows, device="cpu")
         if self.device.type != "cuda":
             return program(rows_M)
         rows_M = rows_M.pin_memory()

@@ -1,7 +1,7 @@
 """Step programs of one token a seat by the kernels: two launches beside the forward's, where torch would make hundreds.
 
-What the kernels cannot do (longer feeds, moving averages, functions that round, a user's own trigger class) falls back
-to ``Step``, whose results are the same.
+What the kernels cannot do (longer feeds, moving averages, functions that round, a user's own trigger class, many
+triggers at once) falls back to ``Step``, whose results are the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from dodona.engine.sampling import Settings
 from dodona.engine.scores import Choice
 from dodona.engine.signals import rank
-from dodona.engine.step import Shape, Step, Watch
+from dodona.engine.step import FEW_TRIGGERS, Shape, Step, Watch
 from dodona.engine.trigger import ExpressionTrigger
 from dodona.kernels.settle import Scored, Seated, feed, settle
 from dodona.kernels.trigger import Code, code_of
@@ -64,7 +64,7 @@ class KernelStep(Step):
     def _code(self, watched: Items[Watch]) -> Code | None:
         programs = [(watch.number, watch.trigger) for watch in watched]
         expressions = [(number, t.program) for number, t in programs if isinstance(t, ExpressionTrigger)]
-        if len(expressions) < len(programs):
+        if len(expressions) < len(programs) or len(programs) > FEW_TRIGGERS:
             return None
         code = code_of(expressions)
         if code is None:

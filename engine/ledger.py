@@ -11,10 +11,10 @@ class Ledger:
 
     base_forwards: int = 0  # forwards of the base that this sequence took part in
     prefill_tokens: int = 0  # prompt tokens fed to the base
-    base_steps: int = 0  # generated tokens fed to the base one at a time (decode)
+    base_steps: int = 0  # generated tokens fed to the base one at a time (decode, and after a burst of one)
     catch_up_tokens: int = 0  # generated tokens fed to the base more than one at a time (after a burst, or the tail)
     oracle_forwards: int = 0
-    sync_tokens: int = 0  # tokens fed to the oracle to catch up, the prompt included
+    sync_tokens: int = 0  # tokens fed to the oracle to catch up, the prompt and the tail included
     oracle_steps: int = 0  # burst tokens fed back to the oracle to get the next one (decode)
     burst_tokens: int = 0  # tokens that the oracle wrote
     base_tokens: int = 0  # tokens that the base wrote
@@ -22,7 +22,7 @@ class Ledger:
     wasted_steps: int = 0  # base distributions whose position the oracle took (when="before")
     shared_tokens: int = 0  # tokens not fed because another sequence's pages held them already
     recomputed_tokens: int = 0  # tokens fed to either model again after a preemption, part of the counts above
-    base_flops: float = 0.0
+    base_flops: float = 0.0  # floating point operations, as LlamaConfig.flops_per_token counts them
     oracle_flops: float = 0.0
     shared_flops: float = 0.0  # that the shared tokens would have cost
     base_ms: float = 0.0  # wall time of the forwards, shared out by tokens fed

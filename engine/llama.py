@@ -142,11 +142,17 @@ class Llama(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = _weight(config.vocab_size, config.hidden_size)
         self.placement = on_one(config, torch.device("cpu"))  # set where the parameters get their memory
+        self.positions = config.max_position_embeddings  # of the rotary tables
         self._steps: list[LayerStep] = []
         self._rope: tuple[Tensor, Tensor] | None = None
 
-    def prepare(self, ops: Ops) -> Llama:
-        """Give the weights to these operations, in the layouts that they want; returns the model itself."""
+    def prepare(self, ops: Ops, positions: int) -> Llama:
+        """Give the weights to these operations, in the layouts that they want; returns the model itself.
+
+        Args:
+            positions: the most that a sequence will have.
+        """
+        self.positions = min(self.positions, positions)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             self._steps.append(ops.layer(layer.release(), index, self.config))
@@ -167,13 +173,13 @@ class Llama(nn.Module):
         return self.embed.dtype
 
     def rope_tables(self) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines ``[max_position, D]``, made once, in float32 and then rounded to the model's dtype.
+        """Cosines and signed sines ``[positions, D]``, made once, in float32 and then rounded to the model's dtype.
 
         The sine's first half is negated, so that the rotation is ``x * cos + roll(x, D/2) * sin``.
         """
         if self._rope is None:
-            positions = torch.arange(self.config.max_position_embeddings, dtype=torch.float32)
-            angles = torch.outer(positions, rope_frequencies(self.config).to(torch.float32))
+            positions = torch.arange(self.positions, dtype=torch.float32, device="cpu")
+            angles = torch.outer(positions, rope_frequencies(self.config))
             cos, sin = angles.cos(), angles.sin()
             self._rope = (
                 torch.cat((cos, cos), -1).to(self.device, self.dtype),

@@ -16,6 +16,7 @@ from torch import Tensor
 from dodona.engine.attention_stats import ATTENTION_SIGNALS
 from dodona.engine.cache import Feed
 from dodona.engine.divergence import divergence
+from dodona.engine.errors import TriggerError
 from dodona.engine.runner import Runner
 from dodona.engine.sampling import Sampling, choose
 from dodona.engine.scheduler import Lane, Scheduler, Work
@@ -279,10 +280,10 @@ def _fired(rows: list[Row], *, written: int = 0) -> set[int]:
     fired: set[int] = set()
     for trigger, members in by_trigger.items():
         try:
-            decisions = to_host(trigger.decide(_trigger_columns(trigger, members, written)))
-        except Exception as error:
+            decisions = to_host(trigger.ask(_trigger_columns(trigger, members, written)))
+        except TriggerError as error:
             for row in members:
-                row.sequence.finish("error", f"the trigger {trigger.text!r} raised {type(error).__name__}: {error}")
+                row.sequence.finish("error", str(error))
             continue
         fired.update(id(row.sequence) for row, decision in zip(members, decisions, strict=True) if decision)
     return fired
@@ -302,4 +303,4 @@ def _trigger_columns(trigger: Trigger, rows: list[Row], written: int) -> dict[st
     if trigger.emas:
         averages = [row.sequence.ema_columns() for row in rows]
         columns |= {name: [values[name] for values in averages] for name in averages[0]}
-    return {name: torch.tensor(values, dtype=torch.float32) for name, values in columns.items()}
+    return {name: torch.tensor(values, dtype=torch.float32, device="cpu") for name, values in columns.items()}

@@ -40,11 +40,6 @@ class PagePool:
         return len(self._free)
 
     @property
-    def slots(self) -> int:
-        """One more than the highest slot number ever given out."""
-        return self._slots
-
-    @property
     def open_slots(self) -> int:
         """Slots in use."""
         return len(self._tables)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
+from numbers import Integral
 from typing import Any
 
 from dodona.engine.errors import DodonaError, RequestError
-from dodona.engine.request import Request, check_unicode
+from dodona.engine.request import Request, check_unicode, plain
 from dodona.engine.tokenizer import Tokenizer
+from dodona.engine.transfer import to_host
 
 _OPTIONS = {field.name for field in dataclasses.fields(Request)} - {"prompt"}
 
@@ -33,7 +35,7 @@ def encode(request: Request, tokenizer: Tokenizer, vocab: int) -> list[int]:
                 check_unicode("the prompt", text)
         ids = tokenizer.encode_chat(list(prompt))  # type: ignore[arg-type]
     else:
-        ids = list(prompt)  # type: ignore[arg-type]
+        ids = list(map(plain, prompt))
         for token in ids:
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < vocab:
                 raise RequestError(f"{token!r} in the prompt is not a token id of this vocabulary of {vocab}")
@@ -54,13 +56,14 @@ def check_options(options: Mapping[str, Any]) -> None:
 
 
 def is_single(prompts: Any) -> bool:
-    """Whether this is one prompt, and not an iterable of several."""
-    if isinstance(prompts, (str, Request)):
+    """Whether this is one prompt, and not an iterable of several; a mapping or bytes are one, which nobody can run."""
+    if isinstance(prompts, (str, bytes, Mapping, Request)):
         return True
+    prompts = _listed(prompts)
     return (
         isinstance(prompts, (list, tuple))
         and bool(prompts)
-        and (isinstance(prompts[0], int) or (isinstance(prompts[0], Mapping) and "role" in prompts[0]))
+        and (isinstance(prompts[0], Integral) or (isinstance(prompts[0], Mapping) and "role" in prompts[0]))
     )
 
 
@@ -72,7 +75,9 @@ def as_request(prompt: Any, options: Mapping[str, Any]) -> Request:
     """
     if isinstance(prompt, Request):
         return dataclasses.replace(prompt, **options) if options else prompt
-    if isinstance(prompt, str) or is_single(prompt) or (isinstance(prompt, (list, tuple)) and not prompt):
+    prompt = _listed(prompt)
+    empty = isinstance(prompt, (list, tuple)) and not prompt
+    if empty or (is_single(prompt) and not isinstance(prompt, (bytes, Mapping))):
         return Request(prompt=prompt, **options)
     raise RequestError(f"a prompt must be text, token ids, chat messages or a Request, not {type(prompt).__name__}")
 
@@ -87,3 +92,8 @@ def expand(prompts: Iterable[Any], options: Mapping[str, Any], n: int | None) ->
             yield error
         else:
             yield from requests
+
+
+def _listed(prompt: Any) -> Any:
+    """Ids in an array or a tensor as a list of them."""
+    return to_host(prompt) if hasattr(prompt, "tolist") else prompt

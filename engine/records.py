@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -53,10 +54,12 @@ class RecordFile:
         """Write one record; it is on the disk when this returns. NaN becomes null, an infinity the text ``inf``.
 
         Raises:
-            DodonaError: the disk is full or fails. Nothing of the record is left in the file.
+            DodonaError: the disk is full or fails, or the file was deleted. Nothing of the record is left in the file.
         """
         line = encode_record(record)
-        size = os.fstat(self._fd).st_size
+        status = os.fstat(self._fd)
+        if not status.st_nlink and not self.path.exists():  # some file systems count no links at all
+            raise DodonaError(f"{self.path} cannot be written: it was deleted meanwhile")
         try:
             written = os.write(self._fd, line)
             if written < len(line):  # the disk filled up in the middle; a second write names the reason
@@ -64,7 +67,8 @@ class RecordFile:
                 raise OSError("the record was written in part only")
             os.fsync(self._fd)
         except OSError as error:
-            os.ftruncate(self._fd, size)
+            with suppress(OSError):  # of a file system that is gone; the next opening drops what is torn
+                os.ftruncate(self._fd, status.st_size)
             raise DodonaError(
                 f"{self.path} cannot be written: {_reason(error)}; the records before are kept"
             ) from error

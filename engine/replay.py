@@ -20,8 +20,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from dodona.engine.presets import COUNTERS
 from dodona.engine.recording import Recording, recording_of
-from dodona.engine.trigger import Trigger, ema_column, ema_step
+from dodona.engine.trigger import ExpressionTrigger, Trigger, ema_column, ema_step
 from dodona.engine.trigger_parser import parse_trigger
 
 Array = np.ndarray[Any, Any]
@@ -117,7 +118,7 @@ class Replayer:
         """
         program = parse_trigger(trigger, offline=True)
         assert STATEFUL.isdisjoint(program.names)
-        fires: Array = program.decide({name: self.column(name) for name in _needed(program)})
+        fires: Array = program.ask({name: self.column(name) for name in self._given(program)})
         return fires
 
     def column(self, name: str) -> Array:
@@ -141,6 +142,13 @@ class Replayer:
             signal, decay = name[4:-1].rsplit(",", 1)
             return self._averaged(recording.column(signal), float(decay))
         return recording.column(name)
+
+    def _given(self, program: Trigger) -> list[str]:
+        """The columns that a trigger is given: all that a text reads, and of what a class may read what there is."""
+        names = program.names | {"position"}
+        if not isinstance(program, ExpressionTrigger):
+            names &= COUNTERS.keys() | self.recording.columns.keys()
+        return [*sorted(names), *(ema_column(signal, decay) for signal, decay in program.emas)]
 
     def _averaged(self, values: Array, decay: float) -> Array:
         """The moving average over each sequence, all of them at once."""
@@ -206,9 +214,9 @@ class Replayer:
         recording, order = self.recording, self._longest_first
         lengths, edges = recording.lengths[order], recording.edges[:-1][order]
         c, k, cap, after = (values[order] for values in (self.c, self.k, self.cap, self.after))
-        own = getattr(program, "step_size", None)
+        own = program.step_size
         steps = recording.settings["step_size"][order] if own is None else np.full(len(order), own, dtype=np.float32)
-        fixed = {name: self.column(name)[self._by_time] for name in _needed(program) if name not in STATEFUL}
+        fixed = {name: self.column(name)[self._by_time] for name in self._given(program) if name not in STATEFUL}
         made, written = np.zeros(len(order)), np.zeros(len(order))
         last_start = np.full(len(order), -np.inf)
         free = np.zeros(len(order), dtype=np.int64)  # the first position after the last burst
@@ -226,10 +234,10 @@ class Replayer:
                 "since_consult": (time - last_start[here]).astype(np.float32),
                 "consults": made[here].astype(np.float32),
                 "base_run": base_run,
-                "boundary": base_run % steps[here] == 0,
+                "boundary": (base_run % steps[here] == 0).astype(np.float32),
             }
             columns = {name: values[step] for name, values in fixed.items()}
-            fires = np.flatnonzero(asked & program.decide(columns | counters))
+            fires = np.flatnonzero(asked & program.ask(columns | counters))
             if len(fires):
                 burst = room[fires].astype(np.int64)
                 found.append((edges[fires] + start[fires], burst))
@@ -285,8 +293,3 @@ def replay(trace: Mapping[str, Array], trigger: str | Trigger | None = None, bud
 
 def _edges(lengths: Array) -> Array:
     return np.concatenate(([0], np.cumsum(lengths)))
-
-
-def _needed(program: Trigger) -> list[str]:
-    averages = (ema_column(signal, decay) for signal, decay in program.emas)
-    return [*sorted(program.names | {"position"}), *averages]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from numbers import Integral, Real
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
 
 from dodona.engine.errors import RequestError
 from dodona.engine.sampling import Sampling
@@ -18,11 +21,22 @@ When: TypeAlias = Literal["before", "after"]
 DEFAULT_CONSULTS = 5
 _MOST = 2**31 - 1  # of a count: what a trace's columns hold
 _MOST_SEED = 2**63 - 1
+_REALS = ("temperature", "top_p", "min_p", "oracle_temperature", "oracle_top_p", "oracle_min_p")
+_COUNTS = (
+    *("c", "k", "step_size", "max_oracle_tokens", "max_new_tokens", "seed", "sample"),
+    *("top_k", "oracle_top_k", "attention_layer"),
+)
+_FLAGS = ("ignore_eos", "raw", "base_tail", "divergence", "oracle_tail")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One sequence to generate. Every field has a default but the prompt; a field out of range is a RequestError."""
+    """One sequence to generate. Every field has a default but the prompt. NumPy's numbers become Python's.
+
+    Raises:
+        RequestError: a field out of range.
+        TriggerError: a trigger that cannot be read, or one that asks for what is not known when it decides.
+    """
 
     prompt: Prompt  # text, token ids, or chat messages ({"role", "content"})
     c: float | None = None  # consult budget, inf allowed; None: 5 where an oracle is loaded, else 0
@@ -37,10 +51,10 @@ class Request:
     seed: int = 0
     key: str | None = None  # request key of the random draws; None: a hash of the prompt's ids
     sample: int = 0  # which of several samples of this prompt; part of the request key
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
+    temperature: float = 0.0  # of the draws, not of the signals; 0 is greedy
+    top_k: int = 0  # draw from the k most likely tokens, ties with the last included; 0 is off
+    top_p: float = 1.0  # in (0, 1]: of what top-k left, from the most likely tokens that hold this share of the mass
+    min_p: float = 0.0  # in [0, 1]: leave out tokens below this share of the likeliest one's probability; 0 is off
     oracle_temperature: float | None = None  # None: as the base's; likewise below
     oracle_top_k: int | None = None
     oracle_top_p: float | None = None
@@ -53,6 +67,17 @@ class Request:
     id: str | None = None  # copied to the result, never looked at
 
     def __post_init__(self) -> None:
+        for name in (*_REALS, *_COUNTS):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        for name in _FLAGS:
+            value = getattr(self, name)
+            if not isinstance(value, (bool, np.bool_)):
+                raise RequestError(f"{name} must be True or False, not {value!r}")
+            object.__setattr__(self, name, bool(value))
+        for name in _REALS:
+            value = getattr(self, name)
+            if not isinstance(value, Real) and not (value is None and name.startswith("oracle_")):
+                raise RequestError(f"{name} must be a number, not {value!r}")
         if self.c is not None:
             _check_count("c", self.c)
         _check_count("k", self.k)
@@ -66,11 +91,10 @@ class Request:
             _check_whole("max_oracle_tokens", self.max_oracle_tokens, least=0)
         if self.attention_layer is not None:
             _check_whole("attention_layer", self.attention_layer, least=-_MOST)
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
+        several = isinstance(self.stop, Iterable) and not isinstance(self.stop, str)
+        object.__setattr__(self, "stop", tuple(self.stop) if several else (self.stop,))
         if not all(isinstance(text, str) and text for text in self.stop):
             raise RequestError(f"stop must be one or more texts that are not empty, not {self.stop!r}")
-        object.__setattr__(self, "stop", tuple(self.stop))
         for text in self.stop:
             check_unicode("stop", text)
         check_unicode("key", self.key)
@@ -104,6 +128,7 @@ class Request:
 
     def samples(self, n: int) -> list[Request]:
         """``n`` requests that differ in their draws alone."""
+        n = plain(n)
         _check_whole("n", n, least=1)
         return [replace(self, sample=self.sample + i) for i in range(n)]
 
@@ -115,6 +140,13 @@ def parse_budget(text: str) -> float:
         ValueError: anything else.
     """
     return math.inf if text.strip().lower() in ("inf", "infinity") else int(text)
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy's, as the rows of a table hold it, as Python's own, which JSON takes; all else as it is."""
+    if type(value) in (bool, int, float):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value) if isinstance(value, Real) else value
 
 
 def check_unicode(name: str, text: object) -> None:

@@ -15,7 +15,7 @@ from dodona.engine.attention_stats import ATTENTION_SIGNALS
 from dodona.engine.errors import DodonaError
 from dodona.engine.ledger import Ledger
 from dodona.engine.philox import uniforms
-from dodona.engine.request import Request
+from dodona.engine.request import Request, plain
 from dodona.engine.sequence import BASE, ORACLE, Sequence
 from dodona.engine.signals import BASE_SIGNALS, ORACLE_SIGNALS
 from dodona.engine.tokenizer import IncrementalDecoder, Tokenizer
@@ -40,7 +40,7 @@ class Token(NamedTuple):
     source: str  # "base" or "oracle"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # arrays neither compare nor hash, and a notebook would show them all
 class Result:
     """One finished request. Arrays have one entry a generated token."""
 
@@ -50,16 +50,22 @@ class Result:
     text: str
     segments: list[Segment]
     cheat_positions: list[int]  # generated-token index of each consult's first oracle token
-    signals: Mapping[str, Array]  # float32 by name; NaN where a model has not looked
+    signals: Mapping[str, Array]  # float32 by name, the README's and base_top1; NaN where a model has not looked
     finish_reason: str  # eos, stop, length, cancelled or error
     error: str | None
     ledger: Ledger
-    c: float
-    key: tuple[int, int]
+    c: float  # the consult budget, the default resolved
+    key: tuple[int, int]  # Philox key of its draws
     base_model_id: str
     oracle_model_id: str | None
     sources: Array  # uint8, 0 base, 1 oracle
     _tokenizer: Tokenizer
+
+    def __repr__(self) -> str:
+        return (
+            f"Result(text={self.text!r}, finish_reason={self.finish_reason!r}, error={self.error!r}, "
+            f"tokens={len(self.ids)}, consults={self.consults})"
+        )
 
     @property
     def consults(self) -> int:
@@ -110,7 +116,7 @@ class Result:
             "k": json_number(request.k),
             "base_model_id": self.base_model_id,
             "oracle_model_id": self.oracle_model_id,
-            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "prompt": prompt if isinstance(prompt, str) else list(map(plain, prompt)),
             "result": self.text,
             "interleaved_outputs": [segment._asdict() for segment in self.segments],
             "cheat_positions": self.cheat_positions,

@@ -15,12 +15,26 @@ from dodona.engine.ops import Ops
 
 
 class Runner:
-    """A model, its cache, and the count of what it ran."""
+    """A model, its cache, and the count of what it ran.
+
+    Args:
+        context: the most tokens that a sequence will have; None: what the model and the cache hold.
+    """
 
     def __init__(
-        self, name: str, model: Llama, ops: Ops, *, pages: int, page_size: int, flash: Flash | None = None
+        self,
+        name: str,
+        model: Llama,
+        ops: Ops,
+        *,
+        pages: int,
+        page_size: int,
+        context: int | None = None,
+        flash: Flash | None = None,
     ) -> None:
-        self.name, self.model, self.ops = name, model.prepare(ops), ops
+        capacity = pages * page_size
+        self.name, self.ops = name, ops
+        self.model = model.prepare(ops, capacity if context is None else min(context, capacity))
         self.cache = PagedCache(
             model.config,
             pages=pages,

@@ -24,12 +24,16 @@ from dodona.engine.signals import Statistics
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How one model's tokens are drawn. The default, temperature 0, is greedy."""
+    """How one model's tokens are drawn. The default, temperature 0, is greedy.
+
+    Raises:
+        RequestError: a number out of its range.
+    """
 
     temperature: float = 0.0
     top_k: int = 0  # 0: off
-    top_p: float = 1.0
-    min_p: float = 0.0
+    top_p: float = 1.0  # in (0, 1]; 1: off
+    min_p: float = 0.0  # in [0, 1]; 0: off
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):

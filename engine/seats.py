@@ -112,9 +112,10 @@ class Seats:
         self.epoch = 0
         self.length, self.averages = 0, 0
         self.numbers = torch.zeros(count, len(Column), dtype=torch.int64, device=device)  # [S, columns]
-        self.sampling = torch.ones(count, 2, 3, device=device)  # [S, base and oracle, temperature and top-p and min-p]
+        # [S, base and oracle, temperature and top-p and min-p]
+        self.sampling = torch.ones(count, 2, 3, dtype=torch.float32, device=device)
         self.pending = torch.zeros(count, vocab, dtype=dtype, device=device)  # [S, V] the base's logits of a consult
-        self.pending_lse = torch.zeros(count, device=device)  # [S]
+        self.pending_lse = torch.zeros(count, dtype=torch.float32, device=device)  # [S]
         self.reserve(1, 0)
 
     def reserve(self, tokens: int, averages: int) -> None:
@@ -190,7 +191,7 @@ class Seats:
 
     def _send(self, values: Any, dtype: torch.dtype) -> Tensor:
         """To the device without waiting for it: from memory that it can read by itself."""
-        tensor = torch.as_tensor(values, dtype=dtype)
+        tensor = torch.as_tensor(values, dtype=dtype, device="cpu")
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)

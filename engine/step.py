@@ -16,16 +16,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dodona.engine.errors import TriggerError
 from dodona.engine.runner import Runner
 from dodona.engine.sampling import Settings
 from dodona.engine.scores import Choice, Scores, last_rows
 from dodona.engine.seats import Column, Finish, Phase, Seats
 from dodona.engine.sequence import BASE
 from dodona.engine.signals import rank
-from dodona.engine.trigger import Trigger, ema_column, ema_step
+from dodona.engine.trigger import ExpressionTrigger, Trigger, ema_column, ema_step
 
 RECORD = (Column.PHASE, Column.FINISH, Column.LENGTH, Column.BASE_LENGTH, Column.ORACLE_LENGTH, Column.BROKEN)
 FED, TOKEN, CONSULT = len(RECORD), len(RECORD) + 1, len(RECORD) + 2  # further columns of a program's record
+FEW_TRIGGERS = 8  # in a program, up to which it is worth being compiled and captured: of many, some soon change
 
 
 class Shape(NamedTuple):
@@ -252,11 +254,13 @@ class Step:
         fired, failed = torch.zeros_like(asked), torch.zeros_like(asked)
         for number, trigger in watched:
             mine = asked & (state[Column.TRIGGER] == number)
+            read = {name: columns[name] for name in columns if _read(trigger, name)}
+            if not isinstance(trigger, ExpressionTrigger):  # a class may write into what it is given
+                read = {name: values.clone() for name, values in read.items()}
             try:
-                decision = trigger.decide({name: columns[name] for name in columns if _read(trigger, name)})
-                fired |= mine & torch.as_tensor(decision, device=asked.device).bool()
-            except Exception as error:  # a user's class may raise anything, and only its own sequences end by it
-                self.failures[number] = f"the trigger {trigger.text!r} raised {type(error).__name__}: {error}"
+                fired |= mine & trigger.ask(read)
+            except TriggerError as error:  # only its own sequences end by it
+                self.failures[number] = str(error)
                 state.put(Column.FINISH, Finish.TRIGGER, mine)
                 failed |= mine
         return fired, failed

@@ -134,7 +134,7 @@ def open_trace(path: str | Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DodonaError(f"cannot read the trace {path}: {error}") from error
+        raise DodonaError(f"cannot read the trace {path}: {' '.join(str(error).split())}") from error
     version = (file.schema_arrow.metadata or {}).get(VERSION_KEY)
     if version not in [str(known).encode() for known in READABLE]:
         file.close()
@@ -172,7 +172,7 @@ def trace_tables(path: str | Path, columns: Collection[str] | None = None) -> It
                         table = table.add_column(place, name, pa.nulls(len(table), kind))
                 yield table
         except (OSError, pa.ArrowException) as error:
-            raise DodonaError(f"cannot read the trace {path}: {error}") from error
+            raise DodonaError(f"cannot read the trace {path}: {' '.join(str(error).split())}") from error
 
 
 def plain_columns(table: pa.Table) -> Columns:

@@ -30,7 +30,7 @@ class Arrival:
         """Queue the copy, behind what makes the tensor."""
         self._ended = self._event()
         if self._cuda:
-            self._there = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._there = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=True)
             self._there.copy_(tensor, non_blocking=True)
             self._copied = self._event()
         else:

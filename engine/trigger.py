@@ -25,7 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -61,6 +61,13 @@ def ema_step(previous: Array, value: Array, decay: float) -> Array:
         return ops.where(old != old, new, ops.constant(decay) * old + ops.constant(1.0 - decay) * new)
 
 
+class Columns(dict[str, Array]):
+    """Columns by name; to read one that is not there is a TriggerError."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise TriggerError(f"the trigger needs the column `{name}`, and is given only: {', '.join(self)}")
+
+
 class Trigger(ABC):
     """A rule that says, for a batch of sequences, which of them consult now; subclass it for what no text says."""
 
@@ -68,7 +75,26 @@ class Trigger(ABC):
 
     @abstractmethod
     def decide(self, columns: Mapping[str, Array]) -> Array:
-        """Columns of shape [B], at least `names`, `emas` and `position`, to a bool array of shape [B]."""
+        """Columns of shape [B], at least `names`, `emas` and `position`, to a bool array of shape [B].
+
+        Numbers are float32, torch tensors in the engine and NumPy arrays in a replay; units are those of
+        `presets.COLUMNS`. What it raises ends the sequences that asked it, with the error as their reason.
+        """
+
+    def ask(self, columns: Mapping[str, Array]) -> Array:
+        """What `decide` says, as a bool array of the kind and shape of `columns["position"]`.
+
+        Raises:
+            TriggerError: whatever it raised, or an answer of another shape.
+        """
+        position = columns["position"]
+        try:
+            decisions = _ops_of(position).decisions(self.decide(Columns(columns)), position)
+            if decisions.shape != position.shape:
+                raise TriggerError(f"it decided {list(decisions.shape)} where {list(position.shape)} is due")
+        except Exception as error:  # a user's class may raise anything
+            raise TriggerError(f"the trigger {self.text!r} raised {type(error).__name__}: {error}") from error
+        return decisions
 
     @property
     def names(self) -> frozenset[str]:
@@ -117,23 +143,18 @@ class ExpressionTrigger(Trigger):
 
     def decide(self, columns: Mapping[str, Array]) -> Array:
         """Bool array of the shape of `columns["position"]`. TriggerError names a column that is missing."""
-        ops = _ops_of(_column(columns, "position"))
+        columns = Columns(columns)
+        ops = _ops_of(columns["position"])
         stack: list[Any] = []
         with np.errstate(all="ignore"):
             for step in self.program:
                 taken = [stack.pop() for _ in range(step.arity)][::-1]
                 if step.name == "column":
-                    values = _column(columns, step.value)
+                    values = columns[step.value]
                     stack.append(ops.boolean(values) if step.value in BOOLEAN else ops.number(values))
                 else:
                     stack.append(_apply(ops, step, taken))
-            return ops.filled(stack.pop(), _column(columns, "position"))
-
-
-def _column(columns: Mapping[str, Array], name: str) -> Array:
-    if name not in columns:
-        raise TriggerError(f"the trigger needs the column `{name}`, and is given only: {', '.join(columns)}")
-    return columns[name]
+            return ops.filled(stack.pop(), columns["position"])
 
 
 class _NumPy:
@@ -161,6 +182,10 @@ class _NumPy:
 
     def filled(self, result: Array, like: Array) -> Array:
         return np.array(np.broadcast_to(result, np.shape(like)))
+
+    def decisions(self, values: Array, like: Array) -> Array:
+        values = np.asarray(values)
+        return _no_floats(values, values.dtype.kind in "biu").astype(np.bool_, copy=False)
 
 
 class _Torch:
@@ -194,6 +219,16 @@ class _Torch:
         if not self.torch.is_tensor(result):
             return self.torch.full(like.shape, result, dtype=self.torch.bool, device=like.device)
         return result.expand(like.shape).clone()
+
+    def decisions(self, values: Array, like: Array) -> Array:
+        values = self.torch.as_tensor(values, device=like.device)
+        return _no_floats(values, not (values.is_floating_point() or values.is_complex())).bool()
+
+
+def _no_floats(values: Array, are_decisions: bool) -> Array:
+    if not are_decisions:  # NaN, and any signal but 0, would be a consult
+        raise TriggerError(f"it decided {values.dtype} where bool is due")
+    return values
 
 
 _NUMPY: Final = _NumPy()

@@ -71,14 +71,20 @@ class TritonGrid(TritonAttention):
     def __init__(self, cache: PagedCache, slots_M: Tensor, starts_M: Tensor, queries: int) -> None:
         self.cache, self.queries, self.slots_M = cache, queries, slots_M.contiguous()
         self.lengths_M = starts_M + queries
-        if queries == 1:
-            self.positions_T, self.slots_T = starts_M.contiguous(), self.slots_M
-            return
-        positions_T = (starts_M.unsqueeze(1) + torch.arange(queries, device=cache.device)).flatten()
-        capacity = min(cache.page_table.shape[1] * cache.pool.page_size, cache.config.max_position_embeddings)
-        inside_T = positions_T < capacity
-        self.positions_T, self.slots_T = positions_T * inside_T, slots_M.repeat_interleave(queries) * inside_T
-        self.starts = torch.arange(0, (len(slots_M) + 1) * queries, queries, device=cache.device)
+        self.positions_T, self.slots_T = starts_M.contiguous(), self.slots_M
+        if queries > 1:
+            offsets = torch.arange(queries, device=cache.device)
+            self.positions_T = (starts_M.unsqueeze(1) + offsets).flatten()
+            self.slots_T = slots_M.repeat_interleave(queries)
+            self.starts = torch.arange(0, (len(slots_M) + 1) * queries, queries, device=cache.device)
+
+    def rotate_by(self, cos_PD: Tensor, sin_PD: Tensor) -> None:
+        """Take the rotary tables; padding past the last position, or past the page table, has no place."""
+        super().rotate_by(cos_PD, sin_PD)
+        if self.queries > 1:
+            capacity = min(self.cache.page_table.shape[1] * self.cache.pool.page_size, len(cos_PD))
+            inside_T = self.positions_T < capacity
+            self.positions_T, self.slots_T = self.positions_T * inside_T, self.slots_T * inside_T
 
 
 class TritonBatch(TritonAttention, PagedBatch):

@@ -209,7 +209,7 @@ def _combine_kernel(
     meta_at = meta_ptr + row * SPLITS + split
     top = tl.load(meta_at, mask=split < SPLITS, other=float("-inf"))
     full = top > float("-inf")
-    total = tl.load(meta_at + plane, mask=full, other=0.0)
+    total = tl.load(meta_at + plane, mask=split < SPLITS, other=0.0)  # NaN where all scores are, whose maximum is -inf
     highest = tl.max(top, axis=0)
     base = tl.where(highest == float("-inf"), 0.0, highest)
     weight = tl.exp2(top - base)

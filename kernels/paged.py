@@ -1,7 +1,8 @@
 """One layer's paged keys and values, as the kernels see them.
 
 Position i of a sequence lies in page ``table[slot, i // S]``, at place ``i % S``. Page 0 belongs to nobody: a row of
-zeros in the table is a slot without pages, and what is written there is never read as a live key.
+zeros in the table is a slot without pages, to which nothing is written: masked keys count 0 times their values, and
+0 * NaN would be NaN.
 
 Shape suffixes: P pages, S page size, K key/value heads, D head size.
 """

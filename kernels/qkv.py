@@ -94,9 +94,9 @@ def append(
     slot = token
     if slots_ptr is not None:
         slot = tl.load(slots_ptr + token, mask=live_m, other=0).to(tl.int64)
-    place = place_of(position, slot, table_ptr, stride_table, stride_page, stride_place, PAGE_SIZE, live_m)
+    page, place = place_of(position, slot, table_ptr, stride_table, stride_page, stride_place, PAGE_SIZE, live_m)
     rotate_and_store(
-        x1, x2, live, token, pair // HALF, pair % HALF, live, position, place, cos_ptr, sin_ptr, stride_rope_p,
+        x1, x2, live, token, pair // HALF, pair % HALF, live, position, page, place, cos_ptr, sin_ptr, stride_rope_p,
         q_ptr, k_ptr, v_ptr, stride_kv_head, HEADS, KV_HEADS, HALF,
     )  # fmt: skip
 

@@ -69,19 +69,19 @@ def rope_append_reference(
 
 @triton.jit
 def place_of(position, slot, table_ptr, stride_table, stride_page, stride_place, PAGE_SIZE: tl.constexpr, live):
-    """Offset (int64) in k or v of a position of a slot; that of page 0 where the token is not live."""
+    """Page of a position of a slot, 0 where the token is not live, and the position's offset (int64) in k or v."""
     page = tl.load(table_ptr + slot * stride_table + position // PAGE_SIZE, mask=live, other=0).to(tl.int64)
-    return page * stride_page + (position % PAGE_SIZE) * stride_place
+    return page, page * stride_page + (position % PAGE_SIZE) * stride_place
 
 
 @triton.jit
 def rotate_and_store(
-    x1, x2, live, token, head, d, live_d, position, place, cos_ptr, sin_ptr, stride_rope_p,
+    x1, x2, live, token, head, d, live_d, position, page, place, cos_ptr, sin_ptr, stride_rope_p,
     q_ptr, k_ptr, v_ptr, stride_kv_head, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HALF: tl.constexpr,
 ):  # fmt: skip
     """Rotate elements d and d + HALF of fused heads (q, then k, then v, which is not turned) and store them.
 
-    x1, x2 and `live` are tiles; token, head, d, live_d, position and place broadcast to them.
+    x1, x2 and `live` are tiles; token, head, d, live_d, position, page and place broadcast to them.
     """
     cos_at, sin_at = cos_ptr + position * stride_rope_p + d, sin_ptr + position * stride_rope_p + d
     cos1 = tl.load(cos_at, mask=live_d, other=0.0).to(tl.float32)
@@ -91,17 +91,18 @@ def rotate_and_store(
     is_q = live & (head < HEADS)
     is_k = live & (head >= HEADS) & (head < HEADS + KV_HEADS)
     is_v = live & (head >= HEADS + KV_HEADS)
+    owned = page + 0 * head > 0  # a tile, as the interpreter does not join a scalar to one
     y1 = tl.where(is_v, x1, x1 * cos1 + x2 * sin1).to(q_ptr.dtype.element_ty)
     y2 = tl.where(is_v, x2, x2 * cos2 + x1 * sin2).to(q_ptr.dtype.element_ty)
     q_at = q_ptr + (token * HEADS + head) * (2 * HALF) + d
     tl.store(q_at, y1, mask=is_q)
     tl.store(q_at + HALF, y2, mask=is_q)
     k_at = k_ptr + place + (head - HEADS) * stride_kv_head + d
-    tl.store(k_at, y1, mask=is_k)
-    tl.store(k_at + HALF, y2, mask=is_k)
+    tl.store(k_at, y1, mask=is_k & owned)
+    tl.store(k_at + HALF, y2, mask=is_k & owned)
     v_at = v_ptr + place + (head - HEADS - KV_HEADS) * stride_kv_head + d
-    tl.store(v_at, y1, mask=is_v)
-    tl.store(v_at + HALF, y2, mask=is_v)
+    tl.store(v_at, y1, mask=is_v & owned)
+    tl.store(v_at + HALF, y2, mask=is_v & owned)
 
 
 @triton.jit
@@ -120,12 +121,12 @@ def _rope_append_kernel(
 
     position = tl.load(positions_ptr + token).to(tl.int64)
     slot = token if slots_ptr is None else tl.load(slots_ptr + token).to(tl.int64)
-    place = place_of(position, slot, table_ptr, stride_table, stride_page, stride_place, PAGE_SIZE, True)
+    page, place = place_of(position, slot, table_ptr, stride_table, stride_page, stride_place, PAGE_SIZE, True)
     at = qkv_ptr + token * stride_qkv_t + head * (2 * HALF) + d
     x1 = tl.load(at, mask=live, other=0.0).to(tl.float32)
     x2 = tl.load(at + HALF, mask=live, other=0.0).to(tl.float32)
     rotate_and_store(
-        x1, x2, live, token, head, d, d < HALF, position, place, cos_ptr, sin_ptr, stride_rope_p,
+        x1, x2, live, token, head, d, d < HALF, position, page, place, cos_ptr, sin_ptr, stride_rope_p,
         q_ptr, k_ptr, v_ptr, stride_kv_head, HEADS, KV_HEADS, HALF,
     )  # fmt: skip
 

@@ -63,8 +63,8 @@ class Seated(NamedTuple):
     base: Tensor  # [S, L+1, 6] float32
     oracle: Tensor  # [S, L+1, 5] float32
     draws: Tensor  # [S, L+1] float32
-    pending: Tensor  # [S, V]
-    pending_lse: Tensor  # [S] float32
+    pending: Tensor  # [S, V] the model's dtype: the base's logits where a consult began
+    pending_lse: Tensor  # [S] float32, nats
     eos: Tensor  # [3, V] bool
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from dodona.engine.attention_stats import ATTENTION_SIGNALS
 from dodona.engine.engine import Engine
-from dodona.engine.errors import DodonaError
+from dodona.engine.errors import DodonaError, TriggerError
 from dodona.engine.ledger import Ledger
 from dodona.engine.request import Request
 from dodona.engine.result import Result, failed_result, make_result
@@ -164,9 +164,9 @@ class _Told:
             if name in trigger.names or name == "position" or name.startswith("ema(")
         }
         try:
-            fires = bool(trigger.decide(columns)[0])
-        except Exception as error:  # a user's class may raise anything, and only its own run ends by it
-            sequence.finish("error", f"the trigger {trigger.text!r} raised {type(error).__name__}: {error}")
+            fires = bool(trigger.ask(columns)[0])
+        except TriggerError as error:
+            sequence.finish("error", str(error))
             return True
         if fires:
             sequence.begin_consult()

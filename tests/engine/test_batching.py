@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from tiny_models import save_tiny
@@ -86,6 +88,12 @@ def check(engine, requests, alone):
             known = ours == ours
             assert (known == (theirs == theirs)).all(), (name, signal)
             assert abs(ours[known] - theirs[known]).max(initial=0) < 1e-3, (name, signal)
+        ours, theirs = result.ledger, alone[name].ledger
+        assert (ours.consults, ours.wasted_steps) == (theirs.consults, theirs.wasted_steps), name
+        # But for what others had read for it, and what it read twice, it read what it reads alone.
+        fed = ours.base_fed + ours.oracle_fed + ours.shared_tokens - ours.recomputed_tokens
+        assert fed == theirs.base_fed + theirs.oracle_fed, name
+        assert ours.flops == pytest.approx(theirs.flops) or engine.scheduler.preemptions, name
     for runner in (engine.base, engine.oracle):
         assert runner.cache.pool.free_pages == runner.cache.pool.pages
         assert runner.cache.pool.open_slots == 0
@@ -114,6 +122,20 @@ def test_small_batches_and_chunks_change_nothing(folders, alone, loop):
     """Catches a chunked prefill or sync that drops rows at its borders."""
     engine = Engine(folders[0], oracle=folders[1], device="cpu", page_size=4, chunk=5, max_batch=7, **loop)
     check(engine, mixed_requests(64, seed=11), alone)
+
+
+def test_threads_that_share_an_engine_get_what_they_would_alone(folders, alone, loop):
+    """Catches two ticks at once, each with the other's rows and pages: wrong tokens, without a word."""
+    engine = Engine(folders[0], oracle=folders[1], device="cpu", page_size=8, **loop)
+    requests = mixed_requests(64, seed=11)[:24]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            results = list(threads.map(engine.generate, requests))
+    finally:
+        sys.setswitchinterval(before)
+    assert [outcome(result) for result in results] == [outcome(alone[request.id]) for request in requests]
 
 
 def test_samples_of_one_prompt_cost_one_prefill(folders, loop):

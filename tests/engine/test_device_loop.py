@@ -104,6 +104,17 @@ def test_the_host_reads_a_record_only_when_enough_ticks_are_on_their_way(folders
     assert set(ahead) == {lookahead - 1, lookahead}
 
 
+def test_a_program_scores_what_is_new(folders, monkeypatch):
+    """Catches logits of a whole prompt: gigabytes in a batch, for the one row of each that is wanted."""
+    engine, shapes = make(folders), []
+    run = Step.run
+    monkeypatch.setattr(Step, "run", lambda *args: (shapes.append(args[1]), run(*args))[1])
+    engine.generate(PROMPT, c=2, k=4, trigger="at(6, 20)", max_new_tokens=30, ignore_eos=True)
+    many = [(shape.model, shape.tokens, shape.scored) for shape in shapes if shape.tokens > 1]
+    # The prompt; prompt and seven positions; the burst; what came since it.
+    assert many[:4] == [("base", 32, 1), ("oracle", 32, 8), ("base", 4, 4), ("oracle", 16, 16)]
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_step_asks_the_device_for_no_number(folders, when, monkeypatch):
     """Catches a host synchronisation in the step program: every way from a tensor to Python raises while it runs."""
@@ -186,6 +197,20 @@ def test_triggers_come_and_go(folders):
         expected = reference.generate(result.request)
         assert (result.ids, result.cheat_positions) == (expected.ids, expected.cheat_positions)
     assert len(engine.loop._watched) < 12
+
+
+@pytest.mark.parametrize("kinds", [8, 9])
+def test_a_program_is_not_captured_for_one_step(folders, kinds, monkeypatch):
+    """Catches a compilation and a graph whenever a sequence leaves, where each sequence has a trigger of its own."""
+    engine, keys = make(folders), []
+    run = engine.loop.graphs.run
+    monkeypatch.setattr(engine.loop.graphs, "run", lambda *args: (keys.append(args[0]), run(*args))[1])
+    requests = [
+        Request(prompt=[1, 7 + i], c=1, trigger=f"at({i + 20})", max_new_tokens=4, ignore_eos=True)
+        for i in range(kinds)
+    ]
+    assert all(result.error is None for result in engine.generate(requests))
+    assert keys and {key is None for key in keys} == {kinds > 8}
 
 
 def test_a_failing_step_is_named_and_the_engine_goes_on(folders, monkeypatch):

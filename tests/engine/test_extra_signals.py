@@ -110,6 +110,21 @@ def test_a_trigger_on_attention_decides_live_as_in_the_replay(engine, trigger, w
         result.cheat_positions for result in results
     ]
     assert any(result.consults for result in results)
+    last = engine.generate(requests[-1], attention_layer=-1)
+    for name in ATTENTION_SIGNALS:  # of the last layer, unless another is asked for
+        np.testing.assert_allclose(results[-1].signals[name], last.signals[name], rtol=1e-4, atol=1e-6)
+
+
+def test_logits_made_in_blocks_are_those_made_at_once(engine, monkeypatch):
+    """Catches rows of a block that get another one's positions, attention or hidden states, or are left out."""
+    options = {"c": 2, "k": 7, "trigger": "every(8)", "max_new_tokens": 30, "ignore_eos": True}
+    options |= {"attention_layer": -1, "divergence": True, "oracle_tail": True}
+    expected = engine.generate(PROMPT, **options).signals
+    for module in ("loop", "divergence"):
+        monkeypatch.setattr(f"dodona.engine.{module}._LOGITS_AT_ONCE", 3 * engine.base.config.vocab_size)
+    found = engine.generate(PROMPT, **options).signals
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_kl_and_js_equal_teacher_forced_float64(folders, engine):

@@ -390,7 +390,7 @@ def test_there_is_one_copy_of_each_weight() -> None:
         torch.nn.init.normal_(parameter)
     before = {parameter.data_ptr() for parameter in model.parameters()}
     ops: Ops = TritonOps()
-    model.prepare(ops)
+    model.prepare(ops, model.positions)
     (step,) = model._steps
     assert isinstance(step, FusedLayer)
     held = {weight.data_ptr() for weight in step.weights if weight is not None}

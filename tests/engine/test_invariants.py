@@ -231,6 +231,10 @@ def test_the_ledger_equals_the_forwards_that_really_ran(pair, monkeypatch):
         assert ledger.base_tokens + ledger.burst_tokens == len(result.ids)
         assert ledger.consults == result.consults
         assert ledger.prefill_tokens == len(result.prompt_ids)
+        assert ledger.wasted_steps == ledger.consults  # the trigger decides before the commit
+        for name, fed in (("base", ledger.base_fed), ("oracle", ledger.oracle_fed)):
+            flops = sum(getattr(pair.engine, name).config.flops_per_token(seen) for seen in range(1, fed + 1))
+            assert getattr(ledger, f"{name}_flops") == pytest.approx(flops)
 
 
 def test_both_caches_give_every_page_back(pair):

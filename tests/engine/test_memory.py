@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -73,6 +74,18 @@ def test_a_request_larger_than_the_pool_fails_alone_with_the_setting(tmp_path):
     large, small = engine.generate([[1] * 60, [1] * 3], c=0, max_new_tokens=20)
     assert {bool(large.error), bool(small.error)} == {True, False}
     assert any("kv_tokens" in (result.error or "") for result in (large, small))
+
+
+def test_rotary_tables_have_no_position_that_nobody_can_reach(tmp_path):
+    """Catches tables of a context of millions beside a cache of a few thousand: gigabytes, and half a minute."""
+    base, oracle = (save_tiny(tmp_path / str(seed), "gqa-tied", seed=seed) for seed in (1, 2))
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10_000_000}))
+    options = {"device": "cpu", "page_size": 32, "kv_tokens": 256}
+    alone, pair = Engine(base, **options), Engine(base, oracle=oracle, **options | {"kv_tokens": 4096})
+    assert [len(alone.base.model.rope_tables()[0]), len(pair.base.model.rope_tables()[0])] == [256, 512]
+    prompt = [1, *[7] * 246]
+    assert len(alone.generate(prompt, max_new_tokens=9, ignore_eos=True).ids) == 9
 
 
 @pytest.mark.parametrize("loop", ["host", "device"])

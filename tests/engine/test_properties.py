@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
+import re
 import shutil
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,6 +152,18 @@ def test_an_end_token_inside_a_burst_ends_the_text(embedded):
     result = embedded.generate("What is 2 + 3?", c=INF, k=500, trigger="always", max_new_tokens=300)
     assert result.finish_reason == "eos" and result.ids[-1] in embedded.tokenizer.eos_ids
     assert len(result.ids) < 100
+    for limit, reason in ((len(result.ids), "eos"), (len(result.ids) - 1, "length")):
+        cut = embedded.generate("What is 2 + 3?", c=INF, k=500, trigger="always", max_new_tokens=limit)
+        assert cut.finish_reason == reason and cut.ids == result.ids[:limit]
+
+
+def test_a_trigger_that_fires_with_the_end_token_begins_no_consult(embedded):
+    """Catches a consult in the ledger although nothing follows the base's end token."""
+    alone = embedded.generate("What is 2 + 3?", c=0, max_new_tokens=300)
+    options = {"c": 1, "k": 3, "trigger": f"at({len(alone.ids) - 1})", "when": "after", "max_new_tokens": 300}
+    result = embedded.generate("What is 2 + 3?", **options)
+    assert alone.finish_reason == "eos" and result.ids == alone.ids
+    assert result.consults == result.ledger.consults == 0
 
 
 @pytest.mark.parametrize("c", [0, 5])
@@ -187,6 +204,15 @@ def test_step_size_and_seed_are_used(engine):
     assert run(seed=1) == run(seed=1) != run(seed=2)
 
 
+def test_forwards_are_timed_in_milliseconds_and_shared_out_by_tokens(engine, monkeypatch):
+    """Catches seconds in a ledger, and a batch's time that is counted whole for each of its members."""
+    clock = SimpleNamespace(perf_counter=itertools.count().__next__)  # a second later at every look
+    for module in ("loop", "transfer"):
+        monkeypatch.setattr(f"dodona.engine.{module}.time", clock)
+    results = engine.generate([[1, *range(5, 9)], [1, *range(5, 11)]], c=0, max_new_tokens=1)
+    assert sorted(result.ledger.base_ms for result in results) == pytest.approx([1000 * 5 / 12, 1000 * 7 / 12])
+
+
 def test_the_oracle_reads_only_what_it_lacks(engine):
     """Pitfall: the oracle re-prefilled at every consult. What it is fed adds up to one pass over the text."""
     result = engine.generate([1, *range(10, 40)], c=6, k=4, trigger="every(3)", max_new_tokens=60)
@@ -203,8 +229,15 @@ class Everywhere(Trigger):
 
 
 class Broken(Trigger):
+    """A class trigger that gives, or raises, something of its own."""
+
+    names = frozenset({"entropy"})
+
+    def __init__(self, decide):
+        self.decide_by = decide
+
     def decide(self, columns):
-        raise ValueError("no opinion")
+        return self.decide_by(columns)
 
 
 def test_a_class_trigger_decides_over_the_batch(engine):
@@ -214,27 +247,104 @@ def test_a_class_trigger_decides_over_the_batch(engine):
         assert result.cheat_positions == [p for p in range(len(result.ids)) if p % 3 == 0]
 
 
-def test_a_trigger_that_raises_fails_its_own_request_alone(engine):
-    """Isolation: the reason names the trigger, the others go on."""
+def test_a_trigger_that_writes_into_its_columns_changes_no_signal(engine):
+    """On the device the columns are what is recorded, too."""
+    expected = engine.generate([1, 5], c=1, trigger="never", max_new_tokens=5)
+    writes = Broken(lambda columns: columns["entropy"].fill_(9) < 0)
+    assert engine.generate([1, 5], c=1, trigger=writes, max_new_tokens=5).signals["entropy"].tolist() == (
+        expected.signals["entropy"].tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("decide", "reason"),
+    [
+        (lambda columns: 1 // 0, "ZeroDivisionError: integer division or modulo by zero"),
+        (lambda columns: columns["attn_entropy"] > 1, r"TriggerError: .*`attn_entropy`, and is given only: .*entropy"),
+        (lambda columns: columns["entropy"].repeat(2) > 1, r"TriggerError: it decided \[[24]\] where \[[12]\] is due"),
+        (lambda columns: True, r"TriggerError: it decided \[\] where \[[12]\] is due"),
+        (lambda columns: columns["entropy"], r"TriggerError: it decided torch.float32 where bool is due"),
+    ],
+)
+def test_a_trigger_that_fails_fails_its_own_request_alone(engine, decide, reason):
+    """Isolation: the reason names the trigger, the others go on. Catches an answer of another shape that ends all, or
+    is taken for everyone's, and a column that is not computed whose name alone is the reason."""
     requests = [
-        Request(prompt=[1, 5], c=1, trigger=Broken(), max_new_tokens=5, id="broken"),
+        Request(prompt=[1, 5], c=1, trigger=Broken(decide), max_new_tokens=5, id="broken"),
         Request(prompt=[1, 6], c=1, max_new_tokens=5, id="fine"),
     ]
     results = {result.request.id: result for result in engine.generate(requests)}
-    assert "no opinion" in results["broken"].error and results["fine"].error is None
+    assert re.search(f"the trigger 'Broken' raised {reason}", results["broken"].error)
+    assert results["fine"].error is None
 
 
-def test_nan_logits_name_model_and_position_and_spoil_nobody_else(folders, loop, tmp_path):
-    """A prompt that reaches a NaN weight fails alone; whoever gets its pages afterwards is not touched."""
-    folder = tmp_path / "nan"
-    shutil.copytree(folders[0], folder)
+@pytest.mark.parametrize(
+    "setting",
+    [
+        lambda: torch.device("meta"),
+        lambda: set_default_dtype(torch.float64),
+        lambda: torch.inference_mode(),
+    ],
+    ids=["device", "dtype", "inference"],
+)
+def test_what_a_program_has_set_in_torch_changes_nothing(folders, loop, engine, setting):
+    """Catches a tensor without a device or dtype of its own, and one that only the mode of its making may change."""
+    options = {"c": 2, "k": 3, "trigger": "entropy > 1 and u < 0.8", "temperature": 0.8, "max_new_tokens": 16}
+    expected = engine.generate([1, 5, 6], **options)
+    with setting():
+        made = Engine(folders[0], oracle=folders[1], device="cpu", page_size=8, **loop)
+        assert made.generate([1, 5, 6], **options).ids == expected.ids
+    stream = made.stream([1, 5, 6], **options)
+    next(stream)
+    stream.close()  # between two ticks, and out of the mode
+    assert made.generate([1, 5, 6], **options).ids == expected.ids
+
+
+@contextmanager
+def set_default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_an_iterator_outlives_its_engine(folders, loop):
+    """Catches an AttributeError for whoever still reads results when the engine is closed."""
+    engine = Engine(folders[0], device="cpu", page_size=8, **loop)
+    requests = [Request(prompt=[1, 5], max_new_tokens=count, ignore_eos=True) for count in (2, 30)]
+    results, tokens = engine.generate(iter(requests)), engine.stream(requests[1])
+    assert next(tokens).position == 0 and next(results).finish_reason == "length"
+    engine.close()
+    assert [result.finish_reason for result in results] == ["cancelled"]
+    assert 0 < len(list(tokens)) < 29
+
+
+def test_an_end_token_that_the_model_has_no_row_for_is_never_written(folders, loop, tmp_path):
+    """Catches an index past the vocabulary: a configuration may name tokens that a larger model of the family has."""
+    folder = shutil.copytree(folders[0], tmp_path / "ends")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": [2, 400]}))
+    engine = Engine(folder, device="cpu", **loop)
+    assert len(engine.generate([1, 5], max_new_tokens=4).ids) >= 1
+
+
+@pytest.mark.parametrize(("broken", "trigger"), [("base", "at(11)"), ("oracle", "at(0)")])
+def test_nan_logits_name_model_and_position(folders, loop, tmp_path, broken, trigger):
+    """A token whose row is NaN is written, and the distribution after it is the first that is none."""
+    options = {"c": 1, "k": INF, "trigger": trigger, "max_new_tokens": 12, "ignore_eos": True}
+    sound = folders[1]  # untied: a NaN embedding row does not reach everyone's logits
+    ids = Engine(sound, oracle=sound, device="cpu", page_size=8, **loop).generate([1, 7], **options).ids
+    position = next(i for i in range(2, 10) if ids[i] not in (1, 7, *ids[:i]))
+    folder = shutil.copytree(sound, tmp_path / "nan")
     weights = load_file(folder / "model.safetensors")
-    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"].clone()
-    weights["model.embed_tokens.weight"][300] = torch.nan
+    weights["model.embed_tokens.weight"][ids[position]] = torch.nan
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    engine = Engine(folder, device="cpu", page_size=8, max_batch=2, kv_tokens=96, **loop)
-    with pytest.raises(DodonaError, match=r"NaN logits from the base model at generated position 0"):
-        engine.generate([1, 300, 4], c=0, max_new_tokens=5)
+    pair = {"base": sound, "oracle": sound} | {broken: folder}
+    engine = Engine(pair["base"], oracle=pair["oracle"], device="cpu", page_size=8, **loop)
+    with pytest.raises(DodonaError, match=f"NaN logits from the {broken} model at generated position {position + 1}$"):
+        engine.generate([1, 7], **options)
 
 
 def test_nan_in_one_request_of_a_batch_leaves_the_others_as_they_are(folders, loop, tmp_path):
@@ -264,6 +374,10 @@ def test_requests_out_of_range_are_refused_in_one_line(engine):
         ({"c": -1}, "c must be"), ({"k": -2}, "k must be"), ({"k": 1.5}, "k must be"), ({"c": True}, "c must be"),
         ({"when": "during"}, "when must be"), ({"max_new_tokens": 0}, "max_new_tokens"), ({"stop": ("",)}, "stop"),
         ({"temperature": -1}, "temperature"), ({"seed": "x"}, "seed"), ({"trigger": "entropie > 1"}, "entropy"),
+        ({"step_size": 0}, "step_size"), ({"sample": -1}, "sample"), ({"max_oracle_tokens": -1}, "max_oracle_tokens"),
+        ({"max_new_tokens": True}, "max_new_tokens"), ({"n": 0}, "n must be"), ({"seed": -(2**63)}, "seed must be"),
+        ({"temperature": "1"}, "temperature"), ({"oracle_top_p": "1"}, "oracle_top_p"), ({"min_p": None}, "min_p"),
+        ({"stop": None}, "stop"), ({"stop": 5}, "stop"), ({"ignore_eos": "no"}, "ignore_eos"), ({"raw": 1}, "raw"),
     ):  # fmt: skip
         with pytest.raises(DodonaError, match=message) as caught:
             engine.generate([1, 2], **options)
@@ -276,11 +390,37 @@ def test_requests_out_of_range_are_refused_in_one_line(engine):
         engine.generate(Request(prompt=[]))
     with pytest.raises(RequestError, match="context of 512"):
         engine.generate([5] * 512)
-    with pytest.raises(RequestError, match="not a token id"):
-        engine.generate([5, 4000])
+    for token in (-1, 317):  # the vocabulary is 317
+        with pytest.raises(RequestError, match="not a token id"):
+            engine.generate([5, token])
+    for prompt in ({"role": "user", "content": "a"}, b"a"):  # which could be iterated over
+        with pytest.raises(RequestError, match="a prompt must be"):
+            engine.generate(prompt)
     for options in ({"prompts": "\ud800"}, {"prompts": "a", "stop": "\ud800"}, {"prompts": "a", "key": "\ud800"}):
         with pytest.raises(RequestError, match="not valid Unicode"):
             engine.generate(**options)
+
+
+def test_numbers_of_numpy_are_numbers(engine):
+    """As rows of a table and arrays of ids hold them; the record must be JSON."""
+    options = {"c": 2, "k": 3, "max_new_tokens": 6, "seed": 4, "sample": 1, "temperature": 0.5, "top_k": 9, "n": 1}
+    ours = engine.generate([1, 5, 6], ignore_eos=True, stop=("zz",), **options)
+    theirs = {name: np.int64(value) for name, value in options.items()}
+    theirs |= {"c": np.float32(2), "temperature": np.float32(0.5)}
+    for prompt in (np.array([1, 5, 6]), torch.tensor([1, 5, 6]), [*np.array([1, 5, 6])]):
+        results = engine.generate(prompt, ignore_eos=np.True_, stop=(text for text in ("zz",)), **theirs)
+        records = [json.loads(json.dumps(result.record() | {"ledger": None})) for result in (*ours, *results)]
+        assert records[0] == records[1]
+        assert results[0].request.stop == ("zz",)
+    rows = engine.generate(torch.tensor([[1, 5], [1, 6]]), c=0, max_new_tokens=1)
+    assert sorted(result.prompt_ids for result in rows) == [[1, 5], [1, 6]]
+
+
+def test_a_result_shows_its_text_and_can_be_kept_in_sets(engine):
+    """Catches thousands of numbers in a notebook's cell, and the comparison of arrays where results are compared."""
+    results = list(engine.generate([[1, 5], [1, 5]], c=0, max_new_tokens=2))
+    assert repr(results[0].text) in repr(results[0]) and "array" not in repr(results[0])
+    assert len({*results}) == 2 and results[0] != results[1]
 
 
 @pytest.mark.parametrize(
@@ -301,6 +441,9 @@ def test_a_prompt_that_nearly_fills_the_context_is_cut_at_its_end(engine):
     """The context is the hard limit; the request ends there as one that reached its length."""
     result = engine.generate([1, *([9] * 505)], c=1, k=2, max_new_tokens=50)
     assert len(result.ids) <= 6 and result.finish_reason in ("length", "eos")
+    options = {"trigger": "position / max_new_tokens >= 0.08", "max_new_tokens": 50, "ignore_eos": True}
+    result = engine.generate([1, *([9] * 505)], c=1, k=9, **options)  # a trigger reads what was asked for
+    assert result.cheat_positions == [4] and len(result.ids) == 6
 
 
 def test_failures_in_an_iterable_are_results_of_their_own(engine):

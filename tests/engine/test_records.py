@@ -107,6 +107,15 @@ def test_a_path_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> Non
             RecordFile(path)
 
 
+def test_a_file_that_is_deleted_meanwhile_is_an_error(tmp_path: Path) -> None:
+    """All that follows would be written to nowhere, and the command would end well."""
+    with RecordFile(tmp_path / "r.jsonl") as file:
+        file.append({"a": 1})
+        file.path.unlink()
+        with pytest.raises(DodonaError, match="deleted meanwhile"):
+            file.append({"a": 2})
+
+
 def test_two_processes_cannot_write_one_file(tmp_path: Path) -> None:
     """The same command started twice would write every record twice."""
     path = tmp_path / "r.jsonl"

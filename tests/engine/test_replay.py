@@ -16,6 +16,7 @@ from dodona.engine.recording import read_recording
 from dodona.engine.replay import Budget, Consults, Replayer, first_change, recorded_consults, replay
 from dodona.engine.request import Request
 from dodona.engine.trace import TraceWriter, read_traces
+from dodona.engine.trigger import Trigger
 
 INF = math.inf
 LENGTH = 40
@@ -232,6 +233,25 @@ def test_a_column_that_was_not_recorded_is_named(long):
     for text in ("js > 0.1", "attn_entropy > 1 and since_consult > 2", "ema(kl, 0.5) > 1"):
         with pytest.raises(DodonaError, match="no values of"):
             Replayer(long, Budget(INF, 1)).consults(text)
+
+
+def test_a_class_is_replayed_on_the_columns_that_were_recorded(long):
+    """A class may read every column, and reads few: that the others were not recorded is no reason to refuse it."""
+
+    class Reading(Trigger):
+        def __init__(self, column):
+            self.column = column
+
+        def decide(self, columns):
+            return (columns[self.column] > 1) & (columns["boundary"] < 1)
+
+    replayer = Replayer(long, Budget(INF, 2))
+    expected = replayer.consults("entropy > 1 and not boundary")
+    assert len(expected.start)
+    for found, wanted in zip(replayer.consults(Reading("entropy")), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(DodonaError, match="the trigger needs the column `attn_entropy`, and is given"):
+        replayer.consults(Reading("attn_entropy"))
 
 
 def test_the_first_change_is_where_the_texts_would_part(tmp_path):

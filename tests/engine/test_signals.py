@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from dodona.engine.errors import RequestError
 from dodona.engine.ops import TorchOps
-from dodona.engine.philox import STREAM_TRIGGER, gumbel, philox4x32, request_key, uniforms
+from dodona.engine.philox import STREAM_SAMPLE, STREAM_TRIGGER, gumbel, philox4x32, request_key, uniforms
+from dodona.engine.request import Request
 from dodona.engine.sampling import Sampling, choose, filtered_logits, settings_of
+from dodona.engine.sequence import derive_key
 from dodona.engine.signals import logprob, rank, statistics
 
 
@@ -111,6 +113,15 @@ def test_draws_depend_on_seed_key_position_and_stream_alone():
     assert not np.array_equal(draws, uniforms(request_key(3, "problem-8#0"), positions))
     assert not np.array_equal(draws, uniforms(key, positions, STREAM_TRIGGER + 5))
     assert draws.min() >= 0 and draws.max() < 1 and abs(draws.mean() - 0.5) < 0.1
+    noise = [gumbel(torch.tensor([key]), torch.tensor([0]), 9, stream) for stream in (STREAM_TRIGGER, STREAM_SAMPLE)]
+    assert (noise[0] != noise[1]).all()
+
+
+def test_a_seed_means_the_same_draws_in_every_version():
+    """Catches another hash: these are 8 bytes of BLAKE2b, little end first, of "3", NUL and "problem-7#2"."""
+    named, unnamed = Request(prompt=[1], seed=3, key="problem-7", sample=2), Request(prompt=[1, 70], seed=-3)
+    assert derive_key(named, [1]) == (579384812, 1079444024)
+    assert derive_key(unnamed, [1, 70]) == (1748547470, 1868337397)  # of "-3", NUL and "1,70#0"
 
 
 def test_gumbel_rows_do_not_depend_on_their_batch():

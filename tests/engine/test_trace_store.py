@@ -135,6 +135,21 @@ def test_a_byte_that_changed_on_the_disk_ends_the_journal(writer):
     assert [table["problem_id"][0].as_py() for table in journal_tables(writer.journal)] == ["p0"]
 
 
+def test_a_journal_of_a_version_that_lacked_a_column_is_merged(writer, monkeypatch):
+    """Rows that an update of the program would lose, where a process died before it and the next one starts after."""
+    lacking, frame = ["prompt_tokens", "trigger"], trace_store._frame
+    store = writer.store()
+    with monkeypatch.context() as patch:
+        patch.setattr(trace_store, "_frame", lambda table: frame(table.drop_columns(lacking)))
+        writer.write(store, 0)
+    writer.write(store, 1)
+    old, new = journal_tables(writer.journal)
+    assert old.schema.equals(new.schema)
+    assert [old[name].null_count for name in lacking] == [len(old)] * 2
+    store.close()
+    assert writer.problems() == ["p0", "p1"]
+
+
 def test_a_death_between_the_new_trace_and_the_end_of_its_journal_doubles_nothing(writer, monkeypatch):
     """Rows that are in both."""
     store = writer.store()

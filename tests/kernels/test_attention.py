@@ -154,6 +154,17 @@ def test_interleaved_layers_and_strided_queries_are_read_where_they_are() -> Non
     assert torch.equal(first, second)
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning")
+@pytest.mark.parametrize("splits", [1, 2])
+def test_a_query_without_a_number_has_no_answer(splits: int) -> None:
+    """All scores of a broken query are NaN, which a maximum passes over: a share of none, and zeros in its place."""
+    pages = random_pages([40], kv_heads=1, head_dim=16, page_size=16, dtype=torch.float32)
+    q_BHD = randn(1, 2, 16)
+    q_BHD[0, 1] = torch.nan
+    out_HD = attention_decode(q_BHD, pages, integers(40), integers(0), splits=splits).out_THD[0]
+    assert out_HD[0].isfinite().all() and out_HD[1].isnan().all()
+
+
 def test_large_scores_do_not_overflow() -> None:
     """exp of a raw score of 500 is infinite: the maximum has to come off first, in the merge of splits too."""
     q, pages, lengths = inputs("8:1", torch.float32)

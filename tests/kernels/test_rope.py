@@ -96,6 +96,15 @@ def test_infinities_in_v_stay_where_they_are() -> None:
     assert torch.equal(pages.v_PSKD[pages.table[0, 0], 0, 0], qkv[0, 128:])
 
 
+def test_what_has_no_page_is_written_nowhere() -> None:
+    """Padding of a broken sequence that leaves NaN in page 0, which other padding's masked keys read as 0 * NaN."""
+    pages, qkv = pages_for(1, 64, torch.float32), randn(2, 3 * 64) * torch.nan
+    pages.k_PSKD[0], pages.v_PSKD[0] = 0, 0
+    pages.table[1] = 0
+    rope_append(qkv, rope_tables(64, 64), integers(3, 20), pages, integers(1, 1), heads=1)
+    assert (pages.k_PSKD[0] == 0).all() and (pages.v_PSKD[0] == 0).all()
+
+
 def test_without_slots_token_t_has_row_t() -> None:
     """The decode step's form: one token a slot."""
     rope, qkv, positions = rope_tables(64, 64), randn(2, 3 * 64), integers(30, 10)

@@ -6,6 +6,7 @@ excuse there is. None of the rows here needs it.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -216,6 +217,14 @@ def test_ties_at_a_threshold_stay_or_go_by_rule(sampling: Sampling, kept: list[i
     assert int(got.id) in kept
     assert float(got.sampled_logprob) == pytest.approx(kept_mass(row.cpu(), kept, int(got.id)), abs=1e-5)
     assert_the_eager_choice(got.id, row.unsqueeze(0), [sampling])
+
+
+def test_mass_of_exactly_p_is_enough() -> None:
+    """Catches one token more than the eager sampler keeps, where a sum meets p without rounding."""
+    row = torch.zeros(1, 8, device=DEVICE)
+    got = run(row, [Sampling(1.0, top_p=0.25)])
+    assert int(got.id) < 2 and float(got.sampled_logprob) == pytest.approx(-math.log(2), abs=1e-6)
+    assert_the_eager_choice(got.id, row, [Sampling(1.0, top_p=0.25)])
 
 
 def test_minus_zero_equals_zero() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny
 
 from dodona.bench.spans import uncaptured
@@ -35,8 +39,19 @@ TRIGGERS = (
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
-    base = save_tiny(folder / "base", "gqa-tied", seed=3, layers=1)
-    return base, save_tiny(folder / "oracle", "biases", seed=4, layers=1)
+    shapes = {"base": "mha-untied", "oracle": "llama3-rope"}
+    return tuple(save_tiny(folder / name, shape, seed=3, layers=1) for name, shape in shapes.items())
+
+
+def fragile(folder: Path, copy: Path, first: int) -> Path:
+    """The model with many end tokens, and some tokens after which every logit is NaN."""
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"eos_token_id": list(range(first, 317, 12))}))
+    weights = load_file(copy / "model.safetensors")
+    weights["model.embed_tokens.weight"][first + 1 :: 60] = torch.nan  # untied: it reaches no other token's logits
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
 
 
 def test_the_kernel_knows_the_seats_columns():
@@ -68,16 +83,18 @@ def requests(seed: int) -> list[Request]:
             temperature=rng.choice([0.0, 0.9]),
             base_tail=rng.random() < 0.7,
             oracle_tail=rng.random() < 0.3,
+            ignore_eos=rng.random() < 0.5,
             seed=seed,
         )
         for trigger in TRIGGERS
     ]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_every_number_of_every_seat_is_that_of_the_plain_step(folders, seed, monkeypatch):
+@pytest.mark.parametrize("seed", [32, 87])  # where texts end in every way
+def test_every_number_of_every_seat_is_that_of_the_plain_step(folders, seed, monkeypatch, tmp_path):
     """Each program runs twice from the same state, by torch and by the kernels. Catches a rule that only one has."""
-    engine = with_kernel_steps(folders, max_batch=5)
+    models = [fragile(folder, tmp_path / folder.name, 3 + place) for place, folder in enumerate(folders)]
+    engine = with_kernel_steps(models, max_batch=5)
     run, compared = KernelStep.run, []
 
     def twice(self, shape, rows_M, watched):
@@ -105,7 +122,8 @@ def test_every_number_of_every_seat_is_that_of_the_plain_step(folders, seed, mon
     monkeypatch.setattr(KernelStep, "run", twice)
     with uncaptured(engine):  # a graph cannot hold a comparison
         results = list(engine.generate(iter(requests(seed))))
-    assert all(result.error is None for result in results)
+    ends = {(result.error or result.finish_reason).split(" model at ")[0] for result in results}
+    assert ends == {"eos", "length", "NaN logits from the base", "NaN logits from the oracle"}
     assert {model for model, _ in compared} == {"base", "oracle"}
     assert any(consulted for _, consulted in compared) and sum(result.consults for result in results) > 5
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import torch
 
 from dodona.bench.birth import birth_certificate, clocks
 from dodona.engine.errors import DodonaError
+from dodona.engine.records import RecordFile
+from dodona.engine.whole_file import write_whole
 
 SCHEMA = 1
 
@@ -20,34 +21,27 @@ class ResultFile:
     """Where lines go: a file, or nowhere. Each line is on the disk before the next is measured.
 
     Raises:
-        DodonaError: the file cannot be written.
+        DodonaError: the file cannot be written, is being written by another process, or holds no lines.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path = path
-        if path is not None:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.open("a").close()
-            except OSError as error:
-                raise DodonaError(f"--out {path} cannot be written: {error.strerror}") from error
+        self._file = None if path is None else RecordFile(path)
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Add a line."""
-        if self.path is None:
-            return
-        data = (json_text(line) + "\n").encode()
-        with self.path.open("ab") as file:
-            torn = file.tell() > 0 and not self._ends_with_newline()
-            file.write((b"\n" if torn else b"") + data)
-            file.flush()
-            os.fsync(file.fileno())
+        """Add a line.
 
-    def _ends_with_newline(self) -> bool:
-        assert self.path is not None
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
+        Raises:
+            DodonaError: it cannot be written.
+        """
+        if self._file is not None:
+            self._file.append(_finite(line))
+
+    def __enter__(self) -> ResultFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 def json_text(value: Any) -> str:
@@ -87,13 +81,13 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a file as a whole, so that a run that is killed leaves what it had."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        scratch.write_text(json.dumps(_finite(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    """Write an object as JSON, as ``write_whole`` writes."""
+    write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a page or a table, as ``write_whole`` writes."""
+    write_whole(path, [text.encode("utf-8")])
 
 
 def _lines(text: str, path: Path) -> Iterator[Any]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
+
+from dodona.bench.spread import spread
 
 Call = Callable[[], object]
 
@@ -50,14 +51,6 @@ class Ceilings(NamedTuple):
     copy: float  # bytes read and written
 
 
-def cuts(values: Sequence[float]) -> tuple[float, float, float]:
-    """The 20th, 50th and 80th percentile."""
-    if len(values) == 1:
-        return values[0], values[0], values[0]
-    fifths = statistics.quantiles(values, n=5, method="inclusive")
-    return fifths[0], statistics.median(values), fifths[-1]
-
-
 def copies_needed(size: int, device: torch.device) -> int:
     """Sets of inputs of so many bytes that together exceed the L2 cache and fit in half of the free memory."""
     l2 = torch.cuda.get_device_properties(device).L2_cache_size
@@ -82,7 +75,7 @@ def time_calls(calls: Sequence[Call], device: torch.device) -> Timing:
     events = _events(graph.replay, count, None)
     torch.cuda.synchronize(device)
     samples = [1000 * start.elapsed_time(stop) / number for start, stop in events]
-    return Timing(*cuts(samples), "graph", len(calls), count)
+    return Timing(*spread(samples)[:3], "graph", len(calls), count)
 
 
 def read_memory(x_ptr, sums_ptr, BLOCK: tl.constexpr, STEPS: tl.constexpr):  # type: ignore[no-untyped-def]
@@ -159,7 +152,7 @@ def _flushed(call: Call, single: float, device: torch.device) -> Timing:
     events = _events(call, count, filler)
     torch.cuda.synchronize(device)
     samples = [1000 * start.elapsed_time(stop) for start, stop in events]
-    return Timing(*cuts(samples), "events", 1, count)
+    return Timing(*spread(samples)[:3], "events", 1, count)
 
 
 def _events(call: Call, count: int, filler: torch.Tensor | None) -> list[tuple[torch.cuda.Event, torch.cuda.Event]]:

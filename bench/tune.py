@@ -11,7 +11,6 @@ command goes on where it stopped.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import torch
 
 from dodona.bench.apart import Work, device_answers, reason
 from dodona.bench.case import FULL, Case, Plan, Spec, cloned
+from dodona.bench.lines import write_text
 from dodona.bench.lookups import Config, Lookup, recorded, replaced
 from dodona.bench.ops import MODELS, OPS, calls_of, checked, the_device
 from dodona.bench.timing import time_calls
@@ -266,12 +266,7 @@ def write_entries(device: str, found: Sequence[Mapping[str, Any]], table: Path |
     whole = _read(path)
     for entry in entries:
         whole.setdefault(device, {}).setdefault(entry["op"], {})[entry["shape"]] = dict(entry["config"])
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        scratch.write_text(_formatted(whole), encoding="utf-8")
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_text(path, _formatted(whole))
     launch._table.cache_clear()
     launch._table_entry.cache_clear()
     return len(entries)

@@ -9,13 +9,15 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import NamedTuple, NoReturn
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
 
 from dodona import __version__
 from dodona.engine.errors import DodonaError
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+PATHS = ("FILE", "FILE.toml", "DIR", "PATH", "RUN", "BASELINE", "NEW")  # what a command calls a path's value
 
 
 class Command(NamedTuple):
@@ -96,7 +98,17 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"unknown option {option}{closest(option, self._option_string_actions)}")
         if unknown:
             self.error(f"unexpected argument {unknown[0]!r}; put a text of several words in quotes")
+        for action in self._actions:
+            if action.metavar in PATHS and action.dest in args:
+                setattr(args, action.dest, at_home(getattr(args, action.dest)))
         return args
+
+
+def at_home(value: Any) -> Any:
+    """Paths with their ``~`` read, which no shell does in ``--option=~/file``; what is no path as it is."""
+    if isinstance(value, list):
+        return [at_home(one) for one in value]
+    return type(value)(os.path.expanduser(value)) if isinstance(value, str | Path) else value
 
 
 def until_separator(arguments: Sequence[str]) -> list[str]:

@@ -15,10 +15,11 @@ from typing import IO, Any, Final, NamedTuple
 
 from dodona.engine.errors import DodonaError
 from dodona.engine.records import read_records
+from dodona.engine.whole_file import write_whole
 from dodona.eval.boxed import last_boxed, same_integer
 from dodona.eval.grading import Verdict, check, check_choice
 from dodona.eval.recipes.names import RECIPES
-from dodona.eval.report.files import write_whole
+from dodona.eval.report.files import check_no_runs
 from dodona.eval.rows import cut_off
 
 try:
@@ -86,12 +87,15 @@ def grade_file(path: Path, output: Path | None, *, stream: IO[bytes] | None = No
 
     Raises:
         DodonaError: it cannot be read or written, is damaged, is being written by another process, or no line of it
-            has what is needed. Then nothing is written.
+            has what is needed, or the output holds records or a trace. Then nothing is written.
     """
+    in_place = output is not None and _same_file(path, output)
+    if output is not None and not in_place and not output.name.endswith(GRADED):
+        check_no_runs(output)
     runs = _is_runs(path)
     graded = Graded(path, runs, output)
     lines = (_graded_runs if runs else _graded_lines)(path, graded)
-    with _lock(path) if output is not None and _same_file(path, output) else nullcontext():
+    with _lock(path) if in_place else nullcontext():
         if output is None:
             assert stream is not None
             for line in lines:

@@ -111,7 +111,7 @@ class Experiment:
             "dtype": str(models.dtype).removeprefix("torch."),
             "device": models.device.type,
             "ops": models.ops,
-        } | {name: _json_value(value) for name, value in options.items()}
+        } | {name: json_value(value) for name, value in options.items()}
 
 
 class Finished(NamedTuple):
@@ -210,7 +210,8 @@ def check_arms(arms: Sequence[Arm], *, guided: bool) -> None:
             raise DodonaError(f"the arm {arm.name!r} needs an oracle: name one with --oracle-model, or ask for --c 0")
 
 
-def _json_value(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """An option of a request as JSON can hold it."""
     if isinstance(value, tuple):
         return list(value)
     return json_number(value) if isinstance(value, float) else value

@@ -211,7 +211,7 @@ class Store:
 
         Ctrl-C may come between a record's arrival on the disk and everything after it.
         """
-        return sum(map(_count_runs, {*self._records.headers, *self._files}))
+        return sum(_count_runs(path) for path in {*self._records.headers, *self._files} if path.exists())
 
     def close(self) -> None:
         """Close the files; closing again does nothing."""

@@ -100,7 +100,7 @@ def read_sweep(path: str | Path) -> list[Pairing]:
 def pairings(content: Mapping[str, Any]) -> list[Pairing]:
     """As ``read_sweep``, from the parsed file."""
     _check_keys("the file", content, TOP)
-    output = Path(_text("output_dir", content.get("output_dir", "runs/sweep")))
+    output = Path(_text("output_dir", content.get("output_dir", "runs/sweep"))).expanduser()
     engine = _engine("[engine]", _table(content, "engine"))
     options = _options("[options]", _table(content, "options"))
     models = [_models(entry, engine) for entry in _tables(content, "models")] or [(Models.from_options(engine), None)]

@@ -93,6 +93,16 @@ def test_no_command_prints_the_help_and_fails(cli: Callable[..., Outcome]) -> No
         (["eval", "--dataset", "arith", "--base-model", "9B"], "no model '9B'"),
         (["eval", "--dataset", "arith", "--device", "abacus"], "abacus"),
         (["eval", "--dataset", "arith", "--dtype", "int3"], "int3"),
+        (["eval", "--dataset", "arith", "--dry-run", "--stats-file", "x"], "--stats-file is for the table"),
+        (["eval", "--dataset", "arith", "--verbose", "--json"], "--verbose prints texts"),
+        (["sweep", "x.toml", "--verbose", "--json"], "--verbose prints texts"),
+        (
+            ["eval", "--dataset", "arith", "--base-model", "arith-base", "--trigger", "always"],
+            "--trigger needs an oracle",
+        ),
+        (["generate", "hi", "--base-model", "arith-base", "--k", "3"], "--k needs an oracle"),
+        (["generate", "hi", "--n", "0"], "argument --n: must be 1 or more, not 0"),
+        (["demo", "--text", "--num-samples", "3"], "--num-samples is for the problems of arithmetic"),
         (["env", "--gpu-memory", "lots"], "must be a size such as 141GB or 80GiB, not 'lots'"),
         (["env", "--max-batch", "0"], "argument --max-batch: must be 1 or more, not 0"),
     ],
@@ -118,6 +128,17 @@ def test_snake_case_options_are_the_same_options() -> None:
     assert kebab("--max_new_tokens=4") == "--max-new-tokens=4"
     assert kebab("--stop=END_OF_TEXT") == "--stop=END_OF_TEXT"
     assert kebab("snake_case") == "snake_case"
+
+
+def test_the_home_folder_is_read_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder named ~ in the working directory is what `--trace=~/t.parquet` made."""
+    monkeypatch.setenv("HOME", "/elsewhere/ada")
+    parser = Parser("dodona test", "")
+    parser.add_argument("runs", metavar="RUN", nargs="+")
+    parser.add_argument("--out", metavar="FILE", type=Path)
+    parser.add_argument("--stop", metavar="TEXT")
+    args = parser.read(["~/a", "b/~", "--out=~/c", "--stop=~/d"])
+    assert (args.runs, args.out, args.stop) == (["/elsewhere/ada/a", "b/~"], Path("/elsewhere/ada/c"), "~/d")
 
 
 def test_what_follows_two_dashes_is_no_option(cli: Callable[..., Outcome]) -> None:

@@ -85,23 +85,23 @@ def measured_again(baseline: list[dict[str, Any]], path: Path, out: Path | None)
     commands = list(dict.fromkeys(json.dumps(line["arguments"]) for line in baseline if "arguments" in line))
     if not commands:
         raise DodonaError(f"{path} does not say how it was measured: give a NEW file to compare it with")
-    file = ResultFile(out)
     lines: list[dict[str, Any]] = []
-    for text in commands:
-        arguments = json.loads(text)
-        if arguments[:2] != ["bench", "peers"] or not all(isinstance(argument, str) for argument in arguments):
-            raise DodonaError(f"{path} was not written by `dodona bench peers`")
-        with tempfile.TemporaryDirectory() as folder:
-            results = Path(folder) / "new.jsonl"
-            print(f"dodona {' '.join(arguments)}", file=sys.stderr)
-            command = [sys.executable, "-m", "dodona", *arguments, "--out", str(results), "--json"]
-            code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
-            if code not in (0, 1) or not results.exists() or not results.stat().st_size:
-                raise DodonaError(f"`dodona {' '.join(arguments)}` measured nothing")
-            new = read_results(results)
-        for line in new:
-            file.append(line)
-        lines += new
+    with ResultFile(out) as file:
+        for text in commands:
+            arguments = json.loads(text)
+            if arguments[:2] != ["bench", "peers"] or not all(isinstance(argument, str) for argument in arguments):
+                raise DodonaError(f"{path} was not written by `dodona bench peers`")
+            with tempfile.TemporaryDirectory() as folder:
+                results = Path(folder) / "new.jsonl"
+                print(f"dodona {' '.join(arguments)}", file=sys.stderr)
+                command = [sys.executable, "-m", "dodona", *arguments, "--out", str(results), "--json"]
+                code = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+                if code not in (0, 1) or not results.exists() or not results.stat().st_size:
+                    raise DodonaError(f"`dodona {' '.join(arguments)}` measured nothing")
+                new = read_results(results)
+            for line in new:
+                file.append(line)
+            lines += new
     return lines
 
 

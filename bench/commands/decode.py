@@ -18,9 +18,11 @@ import torch
 from dodona.bench.birth import birth_certificate, typed_command
 from dodona.bench.commands.options import positive
 from dodona.bench.decode import base_alone, guided
+from dodona.bench.lines import write_text
 from dodona.bench.many import many_against_one
 from dodona.engine.errors import DodonaError
 from dodona.engine.threads import check_threads
+from dodona.engine.whole_file import check_writable
 
 PARTS = ("base", "guided", "batch")
 
@@ -29,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--parts", metavar="LIST", default=",".join(PARTS), help=f"(default: {','.join(PARTS)})")
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads of torch")
-    parser.add_argument("--tokens", metavar="N", type=int, default=96, help="tokens a text (default: 96)")
-    parser.add_argument("--repeats", metavar="N", type=int, default=3, help="timed runs of each (default: 3)")
+    parser.add_argument("--tokens", metavar="N", type=positive, default=96, help="tokens a text (default: 96)")
+    parser.add_argument("--repeats", metavar="N", type=positive, default=3, help="timed runs of each (default: 3)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="also write the JSON object to a file")
 
 
@@ -38,11 +40,13 @@ def run(args: argparse.Namespace) -> int:
     """Run the parts.
 
     Raises:
-        DodonaError: an unknown part.
+        DodonaError: an unknown part, or a file that cannot be written.
     """
     parts = args.parts.split(",")
     if unknown := [part for part in parts if part not in PARTS]:
         raise DodonaError(f"there is no part {unknown[0]!r}: choose among {', '.join(PARTS)}")
+    if args.out:
+        check_writable(args.out)
     check_threads(args.threads)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -57,6 +61,6 @@ def run(args: argparse.Namespace) -> int:
             report["batch"] = many_against_one(args.repeats)
     text = json.dumps(report, indent=2)
     if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+        write_text(args.out, text + "\n")
     print(text)
     return 0

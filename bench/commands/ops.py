@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -52,15 +51,21 @@ def run(args: argparse.Namespace) -> int:
     """Run the cases and print a line for each.
 
     Raises:
-        DodonaError: an unknown name, options that exclude each other, or no device.
+        DodonaError: an unknown name, options that exclude each other, no device, or a file that cannot be written.
     """
     _prepare(args)
+    from dodona.engine.whole_file import check_writable
+
+    for path in filter(None, (args.out, args.markdown)):
+        check_writable(path)
     return _tune(args) if args.tune else _bench(args)
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    if args.tune and (args.quick or args.check_only or args.markdown):
+    if args.tune and (args.quick or args.check_only or args.markdown or args.peers is not None):
         raise DodonaError("--tune goes with --ops, --shapes, --again, --out and --patience only")
+    if args.again and not args.tune:
+        raise DodonaError("--again belongs to --tune")
     if args.quick and args.shapes:
         raise DodonaError("--quick has shapes of its own: leave out --shapes")
     try:
@@ -106,6 +111,7 @@ def _bench(args: argparse.Namespace) -> int:
 
     from dodona.bench import ops, ops_report
     from dodona.bench.apart import Lost
+    from dodona.bench.lines import write_json, write_text
 
     options = ops.Options(
         ops=_chosen(args.ops, tuple(ops.OPS), "kernel"),
@@ -126,10 +132,11 @@ def _bench(args: argparse.Namespace) -> int:
             row = ops.empty_row(specs[key], result) if isinstance(result, Lost) else result
             report["rows"].append(row)
             print(ops_report.line(row, report["ceilings"], timed=options.timed), flush=True)
-        _write(args.out, report)
+        if args.out:
+            write_json(args.out, report)
     print("\n".join(ops_report.summary(report)))
     if args.markdown:
-        args.markdown.write_text(ops_report.markdown(report), encoding="utf-8")
+        write_text(args.markdown, ops_report.markdown(report))
     return int(any(row["check"]["status"] != ops.PASSED for row in report["rows"]))
 
 
@@ -138,6 +145,7 @@ def _tune(args: argparse.Namespace) -> int:
 
     from dodona.bench import ops, tune
     from dodona.bench.apart import Lost
+    from dodona.bench.lines import write_json
     from dodona.kernels.launch import TUNING_TABLE
 
     options = tune.TuneOptions(
@@ -160,7 +168,8 @@ def _tune(args: argparse.Namespace) -> int:
             tune.write_entries(device, result)
             for entry in result:
                 print(_tuned_line(entry), flush=True)
-        _write(args.out, report)
+        if args.out:
+            write_json(args.out, report)
     found = sum("config" in row and row["config"] is not None for row in report["rows"])
     print(f"{found} entries written to {TUNING_TABLE.name} for {device}; {lost} without a result")
     return int(lost > 0)
@@ -198,15 +207,3 @@ def _new_report(not_timed: str | None) -> dict[str, Any]:
         "ceilings": {},
         "rows": [],
     }
-
-
-def _write(path: Path | None, report: dict[str, Any]) -> None:
-    """Replace the file as a whole, so that a run that is stopped leaves what it had."""
-    if path is None:
-        return
-    scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        scratch.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)

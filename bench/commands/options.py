@@ -54,16 +54,27 @@ def add_subject_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loop", help="host or device: where a step is decided, where it is not as the backend has it")
     parser.add_argument("--lookahead", metavar="N", type=positive, help="ticks that the device loop launches ahead")
     parser.add_argument("--threads", metavar="N", type=positive, help="CPU threads")
+    parser.add_argument(
+        "--temperature", metavar="X", type=float, default=0.0, help="of both models: above 0, steps draw (default: 0)"
+    )
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """Where the results go."""
-    parser.add_argument(
-        "--temperature", metavar="X", type=float, default=0.0, help="of both models: above 0, steps draw (default: 0)"
-    )
     parser.add_argument("--quick", action="store_true", help="short texts and few of them: seconds, not minutes")
     parser.add_argument("--json", action="store_true", help="print the result lines in place of a table")
     parser.add_argument("--out", metavar="FILE", type=Path, help="append the result lines to this file")
+
+
+def check_guided(engine: Engine, **options: Any) -> None:
+    """Refuse options of consults where there is no oracle to consult.
+
+    Raises:
+        DodonaError: one has a value.
+    """
+    for name, value in options.items():
+        if value is not None and engine.oracle is None:
+            raise DodonaError(f"--{name} needs an oracle: name one with --oracle-model, or leave it out")
 
 
 def subject_of(args: argparse.Namespace) -> Subject:
@@ -102,17 +113,17 @@ def report(
     Raises:
         DodonaError: the file cannot be written, or a run failed.
     """
-    file = ResultFile(args.out)
     subject = {**engine_facts(engine), "seed": SEED, **facts}
     command = typed_command("dodona", sys.argv[1:])
     lines = []
-    for line in lines_of(bench, rows, subject, command, engine.device):
-        file.append(line)
-        lines.append(line)
-        if args.json:
-            print(json_text(line), flush=True)
-        elif sys.stderr.isatty():
-            print(f"\r\033[K{line['part']} {line.get('lengths', '')}", end="", file=sys.stderr, flush=True)
+    with ResultFile(args.out) as file:
+        for line in lines_of(bench, rows, subject, command, engine.device):
+            file.append(line)
+            lines.append(line)
+            if args.json:
+                print(json_text(line), flush=True)
+            elif sys.stderr.isatty():
+                print(f"\r\033[K{line['part']} {line.get('lengths', '')}", end="", file=sys.stderr, flush=True)
     if not args.json:
         if sys.stderr.isatty():
             print("\r\033[K", end="", file=sys.stderr)

@@ -79,11 +79,10 @@ def run(args: argparse.Namespace) -> int:
     from dodona.bench.compare import resolved, rows, subject_of
     from dodona.bench.lines import ResultFile, json_text, lines_of
 
-    file = ResultFile(args.out)
     comparisons = comparisons_of(args)
     command, again = typed_command("dodona", sys.argv[1:]), repeatable(sys.argv[1:])
     lines: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="dodona-peers-") as folder:
+    with ResultFile(args.out) as file, tempfile.TemporaryDirectory(prefix="dodona-peers-") as folder:
         for comparison in comparisons:
             try:
                 comparison = resolved(comparison)

@@ -20,6 +20,7 @@ from dodona.bench.commands.options import (
 )
 
 TOKENS = 64  # a trace of more is slow to open
+TRACE = Path("dodona-trace.json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subject_options(parser)
     parser.add_argument("--batch", metavar="N", type=positive, default=1, help="sequences at once (default: 1)")
     parser.add_argument("--tokens", metavar="N", type=positive, help=f"tokens of each text (default: {TOKENS})")
-    parser.add_argument(
-        "--trace", metavar="FILE", type=Path, default=Path("dodona-trace.json"), help="(default: dodona-trace.json)"
-    )
+    parser.add_argument("--trace", metavar="FILE", type=Path, default=TRACE, help=f"what is traced (default: {TRACE})")
     parser.add_argument("--nvtx", action="store_true", help="NVTX ranges in place of torch's profiler")
     parser.add_argument("--uncaptured", action="store_true", help="run step programs launch by launch")
     add_output_options(parser)
@@ -46,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from dodona.engine.errors import DodonaError
     from dodona.engine.options import device_of
 
+    if args.nvtx and (args.json or args.out or args.trace != TRACE):
+        raise DodonaError("--nvtx leaves everything to Nsight: leave out --json, --out and --trace")
     if args.nvtx and device_of(args.device).type != "cuda":
         raise DodonaError("--nvtx marks ranges for Nsight on a CUDA device: leave it out on the CPU")
     subject = subject_of(args)

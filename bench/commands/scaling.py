@@ -15,6 +15,7 @@ from dataclasses import replace
 from dodona.bench.commands.options import (
     add_output_options,
     add_subject_options,
+    check_guided,
     effort_of,
     listed,
     positive,
@@ -68,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         sizes = sizes.within(context, guided=len(subject.names) > 1)
         subject = with_room(subject, sizes)
         with subject.engine(max_batch=max(sizes.batches), max_length=sizes.longest + sizes.tokens + ROOM) as engine:
+            check_guided(engine, c=args.c, k=args.k)
             report(args, "scaling", engine, rows(engine, sizes, args.temperature), {})
         measured += 1
     return int(not measured)

@@ -30,12 +30,16 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DodonaError: a file that cannot be read, a mark without its end, or a result that is not there.
     """
-    from dodona.bench.lines import read_results
+    from dodona.bench.lines import read_results, write_text
     from dodona.bench.tables import filled, table
 
     if args.file.suffix in DATA:
+        if args.check or args.results != RESULTS:
+            raise DodonaError("--check and --results are for a page, and this is a result file")
         print("\n".join(table(read_results(args.file), args.section)))
         return 0
+    if args.section is not None:
+        raise DodonaError("--section is for a result file: a page names its sections in its marks")
     try:
         page = args.file.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
@@ -45,5 +49,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.file} is " + ("up to date" if new == page else "not up to date: run this without --check"))
         return int(new != page)
     if new != page:
-        args.file.write_text(new, encoding="utf-8")
+        write_text(args.file, new)
     return 0

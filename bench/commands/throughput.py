@@ -12,6 +12,7 @@ import math
 from dodona.bench.commands.options import (
     add_output_options,
     add_subject_options,
+    check_guided,
     effort_of,
     listed,
     positive,
@@ -60,5 +61,6 @@ def run(args: argparse.Namespace) -> int:
     wanted = {"batches": args.batch, "budgets": args.c, "bursts": args.k, "rates": args.rate, "tokens": args.tokens}
     effort = effort_of(args, **wanted).within(subject.context)
     with subject.engine(max_batch=max(effort.batches), max_length=effort.prompt + effort.tokens) as engine:
+        check_guided(engine, c=args.c, k=args.k, rate=args.rate)
         grid = arms(effort, guided=engine.oracle is not None)
         return report(args, "throughput", engine, rows(engine, effort, grid), {})

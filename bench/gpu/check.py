@@ -23,8 +23,8 @@ from dodona.bench.gpu.budget import LEAST, Budget
 from dodona.bench.gpu.options import Options
 from dodona.bench.gpu.piece import FAILED, NOT_RUN, PASSED, RUNNING, SKIPPED
 from dodona.bench.gpu.report import SCHEMA, markdown, summary
-from dodona.bench.lines import write_json
-from dodona.engine.errors import DodonaError
+from dodona.bench.lines import write_json, write_text
+from dodona.engine.whole_file import check_writable
 
 JSON, MARKDOWN = "gpu.json", "gpu.md"
 NO_TIME = "no time left"
@@ -68,11 +68,7 @@ def run(options: Options, minutes: float, folder: Path, command: str, *, say: Ca
     Raises:
         DodonaError: the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / JSON).open("a").close()
-    except OSError as error:
-        raise DodonaError(f"--out {folder} cannot be written: {error.strerror}") from error
+    check_writable(folder / JSON)
     report = begun(options, minutes, command)
     for line in described(report["birth"]):
         say(line)
@@ -203,4 +199,4 @@ def judged(pieces: list[Report]) -> Report:
 def write(report: Report, folder: Path) -> None:
     """Put both files on the disk."""
     write_json(folder / JSON, report)
-    (folder / MARKDOWN).write_text(markdown(report), encoding="utf-8")
+    write_text(folder / MARKDOWN, markdown(report))

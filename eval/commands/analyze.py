@@ -12,11 +12,13 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 from dodona.engine.errors import DodonaError
 from dodona.engine.recording import read_recording
 from dodona.engine.records import encode_record, read_records
+from dodona.engine.whole_file import write_whole
 from dodona.eval.analysis.consults import ConsultAnalysis
 from dodona.eval.analysis.labels import CONFIDENT, JS, NEAR_TIE, Limits
 from dodona.eval.analysis.resample import RESAMPLES
@@ -25,6 +27,7 @@ from dodona.eval.analysis.study import Settings, Study, choose_arms, studies
 from dodona.eval.analysis.tables import csv_rows, study_tables
 from dodona.eval.commands.options import number, positive, whole
 from dodona.eval.recorded import Experiment
+from dodona.eval.report.files import check_no_runs
 from dodona.eval.report.table import plain, text_lines
 
 
@@ -141,15 +144,21 @@ def experiments(files: Files, note: Callable[[str], None]) -> list[Experiment]:
 
 
 def check_output(files: Files, path: Path) -> None:
-    """Refuse to write over what is read.
+    """Refuse to write over what is read, and over runs that are no output of this command.
 
     Raises:
-        DodonaError: there are no records, or the output is one of the files that are read.
+        DodonaError: there are no records, or the output is one of the files that are read, or other runs.
     """
     if not files.records:
         raise DodonaError("--output-file needs records: name their file or folder, not only the trace")
     if path.resolve() in [file.resolve() for file in (*files.records, *files.traces)]:
         raise DodonaError(f"--output-file {path} is a file that is read: name another one")
+    try:
+        ours = path.is_file() and any("analysis_result" in line for line in islice(read_records(path), 2))
+    except DodonaError:
+        ours = False
+    if not ours:
+        check_no_runs(path)
 
 
 def write_consults(analysis: ConsultAnalysis, files: Files, path: Path) -> Path:
@@ -158,8 +167,6 @@ def write_consults(analysis: ConsultAnalysis, files: Files, path: Path) -> Path:
     Raises:
         DodonaError: a file cannot be read or written.
     """
-    from dodona.eval.report.files import write_whole
-
     without = 0
 
     def encoded() -> Iterator[bytes]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from dodona.engine.records import encode_record
 from dodona.engine.tokenizer import Tokenizer
+from dodona.engine.whole_file import write_whole
 from dodona.eval.analysis.labels import CONFIDENT
 from dodona.eval.causal.forks import ForkLog
 from dodona.eval.causal.origin import Origin
@@ -36,7 +37,7 @@ from dodona.eval.commands.forking import (
     stopped,
 )
 from dodona.eval.commands.options import positive
-from dodona.eval.report.files import write_file, write_whole
+from dodona.eval.report.files import write_file
 from dodona.eval.report.table import text_lines
 
 

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dodona.engine.errors import DodonaError
 from dodona.engine.records import encode_record
@@ -26,6 +26,7 @@ from dodona.eval.commands.options import (
     add_request_options,
     listed,
     number,
+    options_given,
     request_options,
     whole,
 )
@@ -57,7 +58,10 @@ from dodona.eval.report.picture import check_matplotlib
 from dodona.eval.report.table import plain, text_lines
 from dodona.eval.shard import WHOLE
 from dodona.eval.store import Place
-from dodona.eval.tasks.options import OWN_NAMES, add_task_options, task_from
+from dodona.eval.tasks.options import add_task_options, task_from
+
+# The options that --from goes with: those of the report, and
+_OF_FILES: Final = {"source", "step_scores", "texts", "embedding_model", "device", "output_dir", "no_plots", "json"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_task_options(parser)
     study = parser.add_argument_group("study")
     study.add_argument(
-        "--stage", metavar="LIST", type=listed(str), action="append", help=f"only these of {', '.join(STAGES)}"
+        "--stage",
+        metavar="LIST",
+        type=listed(str),
+        action="append",
+        help=f"only these of {', '.join(STAGES)} (default: all)",
     )
     study.add_argument(
         "--samples",
@@ -131,6 +139,9 @@ def run(args: argparse.Namespace) -> int:
     options = options_of(args)
     if args.source is not None:
         return from_file(args, options)
+    for option, given in (("--texts", args.texts), ("--step-scores", args.step_scores != "last")):
+        if given:
+            raise DodonaError(f"{option} is for samples of a file: name it with --from")
     stages = stages_of(args)
     if REPORT in stages:
         check_report(args, options)
@@ -227,10 +238,9 @@ def show(args: argparse.Namespace, options: Options, folder: Path) -> int:
 
 def from_file(args: argparse.Namespace, options: Options) -> int:
     """Report on samples that somebody else drew."""
-    given = sorted(name for name in OWN_NAMES if getattr(args, name, None) not in (None, False))
-    for name in (*given, "reward_model", "reward", "stage", "base_model", "oracle_model"):
-        if getattr(args, name) is not None:
-            raise DodonaError(f"--{name.replace('_', '-')} is for samples that are drawn here, and --from names a file")
+    for name, option in options_given(args, add_arguments).items():
+        if name not in _OF_FILES.union(Options.__dataclass_fields__):
+            raise DodonaError(f"{option} is for samples that are drawn here, and --from names a file")
     folder = None if args.output_dir is None else Path(args.output_dir)
     if folder is not None and not args.no_plots:
         check_matplotlib("the report, but for --no-plots,")

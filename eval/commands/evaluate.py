@@ -21,6 +21,7 @@ from dodona.eval.commands.options import (
     add_engine_options,
     add_request_options,
     budget,
+    check_oracle_options,
     listed,
     request_options,
     whole,
@@ -30,6 +31,7 @@ from dodona.eval.commands.running import (
     Interrupted,
     Loader,
     add_running_options,
+    check_running,
     print_interruption,
     screen_of,
     with_others,
@@ -95,9 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the grid and print the table."""
+    check_running(args)
     shard = current_shard()
     job = job_of(args, shard)
-    if args.dry_run or args.calibrate:
+    if args.dry_run:
         return dry_run(args, job, shard)
     stats_file = writable(args.stats_file) if args.stats_file and shard.first else None
     screen = screen_of(args, shard)
@@ -118,8 +121,6 @@ def run(args: argparse.Namespace) -> int:
 
 def dry_run(args: argparse.Namespace, job: Job, shard: Shard) -> int:
     """Print what would be run."""
-    if not args.dry_run:
-        raise DodonaError("--calibrate belongs to --dry-run: it measures how long the runs would take")
     if not shard.first:
         return 0
     plan = make_plan(job)
@@ -139,6 +140,7 @@ def job_of(args: argparse.Namespace, shard: Shard) -> Job:
         raise DodonaError("--output-dir and --output-file both say where the records go: give one of them")
     check_apart({"--output-file": args.output_file, "--stats-file": args.stats_file})
     models = Models.of(args)
+    check_oracle_options(args, models)
     compat = read_switches(args.compat or ())
     default = Request(prompt="")
     arms = grid(

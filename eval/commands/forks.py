@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dodona.engine.errors import DodonaError
 from dodona.engine.records import encode_record
+from dodona.engine.whole_file import write_whole
 from dodona.eval.analysis.resample import RESAMPLES
 from dodona.eval.causal.change_rows import lines
 from dodona.eval.causal.change_tables import SIGNALS, Summary, summary, tables
@@ -34,7 +35,7 @@ from dodona.eval.commands.forking import (
     stopped,
 )
 from dodona.eval.commands.options import budget, positive
-from dodona.eval.report.files import write_file, write_whole
+from dodona.eval.report.files import write_file
 from dodona.eval.report.table import text_lines
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from dodona.engine.engine import Engine
@@ -19,15 +20,16 @@ from dodona.engine.errors import DodonaError
 from dodona.engine.records import RecordFile, encode_record
 from dodona.engine.request import Request
 from dodona.engine.result import Result, Token
-from dodona.engine.trace import TraceWriter
+from dodona.engine.trace import TraceWriter, read_metadata
 from dodona.eval.commands.options import (
     add_engine_options,
     add_request_options,
-    make_engine,
+    check_oracle_options,
+    positive,
     request_options,
-    whole,
 )
-from dodona.eval.report.files import check_apart
+from dodona.eval.models import Models
+from dodona.eval.report.files import check_apart, check_no_runs, check_no_study
 from dodona.eval.show import COLOR_CHOICES, Marks, marked, marks_for
 
 
@@ -36,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", help="the prompt; - or nothing reads standard input")
     parser.add_argument("--prompt", dest="prompt_option", metavar="TEXT", help="the prompt, as an option")
     parser.add_argument("--file", metavar="FILE", help="read the prompt from a file")
-    parser.add_argument("--n", type=whole, default=1, help="samples of the prompt (default: 1)")
+    parser.add_argument("--n", type=positive, default=1, help="samples of the prompt (default: 1)")
     add_engine_options(parser)
     add_request_options(parser)
     output = parser.add_argument_group("output")
@@ -53,16 +55,20 @@ def run(args: argparse.Namespace) -> int:
     if args.stream and (args.json or args.n != 1):
         raise DodonaError("--stream prints one text as it comes: leave out --json and --n")
     check_apart({"--file": args.file, "--output-file": args.output_file, "--trace": args.trace})
+    check_outputs(args)
     request = Request(prompt=read_prompt(args), **request_options(args))
-    requests = request.samples(args.n)
+    replace(request, sample=request.sample + args.n - 1)  # the last of them can be
+    requests = (replace(request, sample=request.sample + number) for number in range(args.n))
+    models = Models.of(args)
+    check_oracle_options(args, models)
     marks = marks_for(sys.stdout, args.color) if args.verbose else None
     with ExitStack() as files:  # opened first: what cannot be written is known before anything is generated
         records = files.enter_context(RecordFile(args.output_file)) if args.output_file else None
         trace = files.enter_context(TraceWriter(args.trace)) if args.trace else None
-        engine = make_engine(args)
+        engine = models.load()
         started = time.perf_counter()
         results = []
-        stream = _streamed(engine, request, marks) if args.stream else engine.generate(iter(requests))
+        stream = _streamed(engine, request, marks) if args.stream else engine.generate(requests)
         for result in stream:
             results.append(result.raise_for_error())
             if records is not None:
@@ -74,17 +80,33 @@ def run(args: argparse.Namespace) -> int:
     for number, result in enumerate(results):
         if args.json:
             sys.stdout.write(encode_record(result.record(), ascii_only=True).decode())
-            continue
-        if len(results) > 1:
+        elif len(results) > 1:
             print(f"{'' if number == 0 else chr(10)}--- sample {result.request.sample} ---")
-        if not args.stream:
+        if not args.json and not args.stream:
             print(result.text if marks is None else marked(result.segments, marks), flush=True)
         if args.verbose:
             print(summary(result), file=sys.stderr)
-    if args.verbose and not args.json:
+    if args.verbose:
         written = sum(len(result.ids) for result in results)
         print(f"{written} tokens in {seconds:.2f} s, {written / seconds:.0f} tokens/s", file=sys.stderr)
     return 0
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Refuse to put records among those of a study, and to replace anything but an earlier trace of this command.
+
+    Raises:
+        DodonaError: naming the file.
+    """
+    if args.output_file:
+        check_no_study(Path(args.output_file))
+    if args.trace:
+        try:
+            ours = "config_hash" not in read_metadata(args.trace)
+        except DodonaError:  # not there, or no trace
+            ours = False
+        if not ours:
+            check_no_runs(Path(args.trace))
 
 
 def read_prompt(args: argparse.Namespace) -> str:

@@ -1,9 +1,9 @@
 """Grade answers again, or for the first time, without generating.
 
 A file that `dodona eval` wrote is graded from its texts by the judge of its task; the verdicts that changed are listed.
-In any other file each line is a JSON object with a prediction and a gold answer (or the letter of a choice), and gets
-the fields correct, extracted, method and reason. What cannot be graded counts as wrong, with its reason, and is
-reported. The result goes to FILE.graded.jsonl beside each file unless told otherwise.
+In any other file each line is a JSON object with `prediction` and `gold` (or `letter`, of a choice), and gets the
+fields correct, extracted, method and reason. What cannot be graded counts as wrong, with its reason, and is
+reported. The result of NAME.jsonl goes to NAME.graded.jsonl beside it unless told otherwise.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from dodona.eval.commands.options import (
     add_placing_options,
     add_request_options,
     number,
+    options_given,
     positive,
     request_options,
     whole,
@@ -33,11 +34,13 @@ from dodona.eval.judge.asked import Sides, inputs, judges_of
 from dodona.eval.judge.files import VERDICTS, StageFile, kept
 from dodona.eval.judge.judgement import preferred
 from dodona.eval.judge.judges import Judge
+from dodona.eval.judge.local import LocalJudge
 from dodona.eval.judge.log import notes_of, pair_lines, totals
 from dodona.eval.judge.page import MOST, page
 from dodona.eval.judge.pair import Pair
 from dodona.eval.judge.prompt import NAMES
 from dodona.eval.judge.reading import Input
+from dodona.eval.judge.remote import RemoteJudge
 from dodona.eval.judge.results import Rated, read_several, results_dict, write_ratings
 from dodona.eval.judge.study import Cache, Judged, judge_pairs
 from dodona.eval.lock import Lock
@@ -48,20 +51,35 @@ from dodona.eval.store import place_name
 OPTIONS: Final = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "stop", "seed", "raw")
 _NOT_OURS: Final = frozenset(Request.__dataclass_fields__) - {"prompt", *OPTIONS}
 _GIVEN: Final = "the file's preferences"
+_OF_COMPARE: Final = ("compare", "json", "quiet")
+_OF_JUDGES: Final[Sequence[tuple[tuple[type, ...], Sequence[str], str]]] = (
+    (
+        (RemoteJudge,),
+        ("judge_model", "judge_key_env", "judge_timeout", "judge_wait", "judge_workers", "no_judge_logprobs"),
+        "a judge behind an address",
+    ),
+    ((LocalJudge,), ("judge_text", "judge_raw"), "a judge that is a model of the engine"),
+    (
+        (LocalJudge, RemoteJudge),
+        ("prompt", "prompt_file", "judge_tokens"),
+        "a judge that reads: a scripted one does not",
+    ),
+    ((object,), ("empty_loses", "retry_errors"), "a --judge: the file's preferences are counted as they are"),
+)
 PAGE: Final = "pairs.html"
 LOG: Final = "log.txt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("file", nargs="?", help="pairs: JSONL, JSON, CSV, TSV, Parquet or Arrow")
+    parser.add_argument("file", nargs="?", metavar="FILE", help="pairs: JSONL, JSON, CSV, TSV, Parquet or Arrow")
     pairs = parser.add_argument_group("pairs")
     option = pairs.add_argument
     option("--dataset", metavar="DATA", help="a task of `dodona eval` in place of a file: both models answer it")
     option("--recipe", metavar="NAME", help="how its problems are asked")
     option("--level", metavar="LIST", help="of these levels of it only")
     option("--num-samples", metavar="N", help="pairs, or all (default: all of a file, 100 of a task)")
-    option("--start-index", metavar="N", type=whole, default=0, help="the first of them, counted from 0")
+    option("--start-index", metavar="N", type=whole, default=0, help="the first of them, from 0 (default: 0)")
     columns = parser.add_argument_group(
         "columns", "of the file; where none is named, one with a usual name is looked for"
     )
@@ -101,7 +119,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     option("--prompt", metavar="NAME", help=f"{', '.join(NAMES)} (default: similarity where there are true answers)")
     option("--prompt-file", metavar="FILE", help="your own, with {question}, {answer_a}, {answer_b}")
-    option("--judge-tokens", metavar="N", type=whole, default=0, help="that a judge may write before its verdict")
+    option(
+        "--judge-tokens", metavar="N", type=whole, default=0, help="that it may write before its verdict (default: 0)"
+    )
     option(
         "--judge-text",
         action="store_true",
@@ -134,6 +154,7 @@ def run(args: argparse.Namespace) -> int:
         raise DodonaError(f"--examples must be 0 or more, not {args.examples}")
     source, sides = inputs(args, request_options(args, without=_NOT_OURS))
     judges = judges_of(args, source)
+    check_used(options_given(args, add_arguments), judges)
     folder = Path(args.output_dir) if args.output_dir else default_folder(source, sides.names)
     _make(folder)
     config = {("dataset" if args.dataset else "file"): source.name, "name_a": sides.names[0], "name_b": sides.names[1]}
@@ -167,8 +188,9 @@ def run(args: argparse.Namespace) -> int:
 
 def compare(args: argparse.Namespace) -> int:
     """The judges of several studies side by side."""
-    if args.file is not None or args.dataset is not None or args.judge:
-        raise DodonaError("--compare reads what was judged: leave out the file, --dataset and --judge")
+    given = {name: option for name, option in options_given(args, add_arguments).items() if name not in _OF_COMPARE}
+    if args.file is not None or given:
+        raise DodonaError(f"--compare reads what was judged: leave out {next(iter(given.values()), 'the file')}")
     configs, ratings = read_several(args.compare)
     names = [tuple(str(config.get(f"name_{letter}", letter)) for letter in ("a", "b")) for config in configs]
     notes = notes_of(ratings)
@@ -180,6 +202,18 @@ def compare(args: argparse.Namespace) -> int:
     else:
         print("\n".join(totals(names[0], ratings, notes)))
     return 0
+
+
+def check_used(given: Mapping[str, str], judges: Sequence[Judge]) -> None:
+    """Refuse an option that none of the judges has a use for.
+
+    Raises:
+        DodonaError: naming the option and what it is for.
+    """
+    for kind, names, needed in _OF_JUDGES:
+        for name in names:
+            if name in given and not any(isinstance(judge, kind) for judge in judges):
+                raise DodonaError(f"{given[name]} belongs to {needed}")
 
 
 def default_folder(source: Input, names: Sequence[str]) -> Path:

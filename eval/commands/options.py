@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from dodona.engine.engine import Engine
+from dodona.engine.errors import DodonaError
 from dodona.engine.request import DEFAULT_CONSULTS, Request, parse_budget
 from dodona.eval.models import Models
 
@@ -70,7 +70,7 @@ REQUEST_OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
         "when": Option("before: the oracle takes the position where the trigger fires; after: the next", "WHEN", str),
         "step_size": Option("base tokens from one boundary to the next", "N", whole),
         "max_oracle_tokens": Option("cap on the oracle's tokens, which may cut the last burst short", "N", whole),
-        "max_new_tokens": Option("tokens to generate at most", "N", whole),
+        "max_new_tokens": Option("tokens to generate at most; a data set's recipe has its own", "N", whole),
         "ignore_eos": Option("go on to the limit: no end token ends the text"),
         "stop": Option("end with the token that completes this text; may be repeated", "TEXT", str, repeat=True),
         "seed": Option("seed of all draws", "N", whole),
@@ -94,11 +94,39 @@ REQUEST_OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
 )
 
 
+def options_given(args: argparse.Namespace, declare: Callable[[argparse.ArgumentParser], None]) -> dict[str, str]:
+    """The options whose values are not the defaults: as they are written, by their fields.
+
+    Args:
+        declare: the command's ``add_arguments``.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    declare(parser)
+    return {
+        action.dest: action.option_strings[0]
+        for action in parser._actions
+        if action.option_strings and getattr(args, action.dest, action.default) != action.default
+    }
+
+
+def check_oracle_options(args: argparse.Namespace, models: Models) -> None:
+    """Refuse to pass over what only an oracle has a use for, unless ``--c 0`` says so.
+
+    Raises:
+        DodonaError: there is no oracle, no budget is given, and how to consult is.
+    """
+    if models.guided or getattr(args, "c", None) is not None:
+        return
+    for name in ("trigger", "k", "when"):
+        if getattr(args, name, None) is not None:
+            raise DodonaError(f"--{name} needs an oracle: name one with --oracle-model, or leave it out")
+
+
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Which models to load, and where to."""
     group = parser.add_argument_group("models")
     group.add_argument(
-        "--base-model", metavar="MODEL", help="1B, 3B, 8B, smollm2, a folder, a GGUF file, a hub id or dummy:8B"
+        "--base-model", metavar="MODEL", help="1B, 3B, 8B, 70B, smollm2, a folder, a GGUF file, a hub id or dummy:8B"
     )
     group.add_argument(
         "--oracle-model", metavar="MODEL", help="likewise; with neither, the pair that comes with dodona"
@@ -110,15 +138,33 @@ def add_placing_options(group: argparse._ArgumentGroup) -> None:
     """Where models are loaded to, how large their caches are, and what runs them."""
     group.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
     group.add_argument("--dtype", help="float32, bfloat16, float16 (default: bfloat16 on cuda, float32 on the CPU)")
-    group.add_argument("--max-batch", metavar="N", type=whole, default=argparse.SUPPRESS, help="sequences at once")
     group.add_argument(
-        "--max-length", metavar="N", type=whole, default=argparse.SUPPRESS, help="tokens of a sequence to plan for"
+        "--max-batch",
+        metavar="N",
+        type=whole,
+        default=argparse.SUPPRESS,
+        help="sequences at once (default: 64; a judge's 16)",
     )
     group.add_argument(
-        "--kv-tokens", metavar="N", type=whole, default=argparse.SUPPRESS, help="tokens of each model's KV cache"
+        "--max-length",
+        metavar="N",
+        type=whole,
+        default=argparse.SUPPRESS,
+        help="tokens of a sequence to plan for (default: the context)",
     )
     group.add_argument(
-        "--threads", metavar="N", type=whole, default=argparse.SUPPRESS, help="CPU threads; 1 for tiny models"
+        "--kv-tokens",
+        metavar="N",
+        type=whole,
+        default=argparse.SUPPRESS,
+        help="tokens of each model's KV cache (default: what fits)",
+    )
+    group.add_argument(
+        "--threads",
+        metavar="N",
+        type=whole,
+        default=argparse.SUPPRESS,
+        help="CPU threads (default: 1 for tiny models, else torch's)",
     )
     for name, metavar, help_ in (
         ("backend", "NAME", "eager (default), or triton: kernels, state on the device, CUDA graphs"),
@@ -129,7 +175,11 @@ def add_placing_options(group: argparse._ArgumentGroup) -> None:
     ):
         group.add_argument(f"--{name}", metavar=metavar, default=argparse.SUPPRESS, help=help_)
     group.add_argument(
-        "--lookahead", metavar="N", type=whole, default=argparse.SUPPRESS, help="ticks that the device loop runs ahead"
+        "--lookahead",
+        metavar="N",
+        type=whole,
+        default=argparse.SUPPRESS,
+        help="ticks that the device loop runs ahead (default: 2)",
     )
     group.add_argument(
         "--poll-seconds",
@@ -138,15 +188,6 @@ def add_placing_options(group: argparse._ArgumentGroup) -> None:
         default=argparse.SUPPRESS,
         help="how long the device loop sleeps between two looks at a result (default: 0, it looks all the time)",
     )
-
-
-def make_engine(args: argparse.Namespace) -> Engine:
-    """The engine that the options ask for.
-
-    Raises:
-        DodonaError: as Engine, and for an oracle without a base.
-    """
-    return Models.of(args).load()
 
 
 def add_request_options(parser: argparse.ArgumentParser, *, without: Collection[str] = ()) -> None:

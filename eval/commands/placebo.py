@@ -29,7 +29,7 @@ from dodona.eval.causal.origin import Origin
 from dodona.eval.commands.forking import EXIT_INTERRUPTED, Loaded, Progress, add_origin_options, say
 from dodona.eval.commands.options import add_engine_options, budget, positive, whole
 from dodona.eval.placebo.apart import Apart, read_apart
-from dodona.eval.placebo.arms import KINDS, OWN_ORACLE, Placebo, placebos, read_kinds
+from dodona.eval.placebo.arms import KINDS, OWN_ORACLE, TWIN, Placebo, placebos, read_kinds
 from dodona.eval.placebo.book import Book
 from dodona.eval.placebo.log import ScheduleLog
 from dodona.eval.placebo.planner import Planner
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the placebos, write and print."""
     kinds = read_kinds(args.placebos)
-    check(args)
+    check(args, kinds)
     if args.html:
         from dodona.eval.report.picture import check_matplotlib
 
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace, kinds: Sequence[str]) -> None:
     """Refuse options that are out of range or do not belong together.
 
     Raises:
@@ -113,6 +113,8 @@ def check(args: argparse.Namespace) -> None:
     """
     if args.seed < 0:
         raise DodonaError(f"--seed must be 0 or more, not {args.seed}")
+    if TWIN not in kinds and (args.draws, args.seed) != (_DRAWS, 0):
+        raise DodonaError(f"--draws and --seed are of twins, and --placebos {args.placebos} has none")
     if args.trigger and args.arm:
         raise DodonaError("--arm names arms of RUN, and --trigger one that it has not: give one of them")
     for option in ("c", "k", "when"):

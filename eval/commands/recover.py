@@ -19,7 +19,6 @@ from dodona.engine.checkpoint import EMBEDDED
 from dodona.engine.errors import DodonaError
 from dodona.engine.records import encode_record
 from dodona.engine.request import Request
-from dodona.engine.result import json_number
 from dodona.eval.commands.options import (
     add_placing_options,
     add_request_options,
@@ -51,6 +50,7 @@ from dodona.eval.recover.stages import FILES, Study
 from dodona.eval.recover.writer import Pair
 from dodona.eval.report.picture import check_matplotlib
 from dodona.eval.report.table import plain, text_lines
+from dodona.eval.run import json_value
 from dodona.eval.shard import WHOLE
 from dodona.eval.store import place_name
 from dodona.eval.tasks.options import add_task_options, task_from
@@ -331,7 +331,7 @@ def default_folder(task: Task, names: Mapping[str, str]) -> Path:
 def config_of(task: Task, opened: Mapping[str, Opened], common: Request) -> dict[str, Any]:
     """What all records of a study share, by the options' names."""
     strong, weak = opened[STRONG], opened[WEAK]
-    options = {name: _json_value(getattr(common, name)) for name in (*OPTIONS, "temperature")}
+    options = {name: json_value(getattr(common, name)) for name in (*OPTIONS, "temperature")}
     return {
         "dataset": task.name,
         "recipe": task.recipe.name,
@@ -342,12 +342,6 @@ def config_of(task: Task, opened: Mapping[str, Opened], common: Request) -> dict
         "device": strong.device.type,
         "ops": strong.ops,
     } | options
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return json_number(value) if isinstance(value, float) else value
 
 
 def kept(folder: Path) -> int:

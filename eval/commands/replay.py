@@ -115,6 +115,8 @@ def run(args: argparse.Namespace) -> int:
         texts = [template_of(text or "") for text in texts]
     for text in texts:
         _note_columns(text, args.when, recording)
+    if fit is not None and split is None:
+        say("note: the tables are of the problems that the trigger was fitted to; with --calibrate they are of others")
     found: list[Calibrated] = []
     done: list[Trial] = []
     if split is not None:

@@ -16,6 +16,7 @@ import torch
 
 from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError, OutOfMemoryError
+from dodona.engine.whole_file import check_writable
 from dodona.eval.arms import Arm
 from dodona.eval.compat.ladder import Ladder, ladders, ladders_as_dict
 from dodona.eval.compat.tables import ladder_table
@@ -53,6 +54,7 @@ class Outcome(NamedTuple):
     config: Mapping[str, Any]
     place: Place
     rows: Mapping[tuple[str, str], Row]  # on the disk, of the experiment
+    before: int  # of them that were there when this process began
     runs: int  # done by this process now
     tokens: int  # written in them
     seconds: float
@@ -89,7 +91,7 @@ class Outcome(NamedTuple):
             "missing": self.missing,
             "run": {
                 "runs": self.runs,
-                "runs_before": len(self.rows) - self.runs,
+                "runs_before": self.before,
                 "tokens": self.tokens,
                 "seconds": round(self.seconds, 3),
                 "tokens_per_second": round(self.tokens / self.seconds, 1),
@@ -111,7 +113,7 @@ class Outcome(NamedTuple):
             ]
         if self.runs:
             rate = self.tokens / self.seconds
-            done = f"{self.tokens} tokens in {self.seconds:.1f} s: {rate:.0f} tokens/s over all runs of this command"
+            done = f"{self.tokens} tokens in {self.seconds:.1f} s: {rate:.0f} tokens/s over all runs of this process"
             return [*lines, "", done]
         return [*lines, "", "nothing was left to run"]
 
@@ -156,9 +158,23 @@ def add_running_options(parser: argparse._ArgumentGroup) -> None:
     parser.add_argument("--json", action="store_true", help="print the table as JSON, and no progress")
 
 
+def check_running(args: argparse.Namespace) -> None:
+    """Refuse options of what is shown that would be without effect.
+
+    Raises:
+        DodonaError: naming them.
+    """
+    if args.calibrate and not args.dry_run:
+        raise DodonaError("--calibrate belongs to --dry-run: it measures how long the runs would take")
+    if args.stats_file and args.dry_run:
+        raise DodonaError("--stats-file is for the table, and --dry-run makes none: leave one of them out")
+    if args.verbose and args.json:
+        raise DodonaError("--verbose prints texts and --json one object alone: leave one of them out")
+
+
 def screen_of(args: argparse.Namespace, shard: Shard) -> Screen:
     """What the options and this process's place among others leave to be shown."""
-    marks = marks_for(sys.stdout, args.color) if args.verbose and not args.json else None
+    marks = marks_for(sys.stdout, args.color) if args.verbose else None
     return Screen(quiet=args.json or not shard.first, marks=marks)
 
 
@@ -202,7 +218,7 @@ def work(job: Job, shard: Shard, screen: Screen, loader: Loader) -> Outcome:
                 "the records before are kept"
             ) from error
         seconds = time.perf_counter() - started
-        return Outcome(experiment, config, job.place, run.rows, len(run.rows) - before, tokens, seconds)
+        return Outcome(experiment, config, job.place, run.rows, before, len(run.rows) - before, tokens, seconds)
 
 
 def with_others(outcome: Outcome, shard: Shard, screen: Screen) -> Outcome:
@@ -250,18 +266,14 @@ def progress_bar(total: int, done: int, label: str, *, hidden: bool) -> Any:
 
 
 def writable(path: str) -> Path:
-    """A path that can be written, found out before anything is run.
+    """A path that can be written, found out before anything is run; nothing is left there.
 
     Raises:
         DodonaError: it cannot, or records or a trace are there.
     """
     file = Path(path)
     check_no_runs(file)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.open("a").close()
-    except OSError as error:
-        raise DodonaError(f"{path} cannot be written: {error.strerror or error}") from error
+    check_writable(file)
     return file
 
 

@@ -20,6 +20,7 @@ from dodona.eval.commands.running import (
     Loader,
     Outcome,
     add_running_options,
+    check_running,
     print_interruption,
     screen_of,
     with_others,
@@ -42,10 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run every pair that can be run, and print their tables."""
+    check_running(args)
     pairings = read_sweep(args.file)
     shard = current_shard()
-    if args.calibrate and not args.dry_run:
-        raise DodonaError("--calibrate belongs to --dry-run: it measures how long the runs would take")
     if args.dry_run:
         return dry_run(args, pairings, shard) if shard.first else 0
     stats_file = writable(args.stats_file) if args.stats_file and shard.first else None

@@ -55,7 +55,10 @@ def inputs(args: argparse.Namespace, options: Mapping[str, Any]) -> tuple[Input,
             raise DodonaError(
                 f"--model-{letter} answers now and --answer-{letter}-column has answers: give one of them"
             )
-    if names == (None, None) and (unused := sorted(set(options) - {"seed"})):  # a judge that draws has a seed, too
+    unused = sorted(set(options) - {"seed"})  # a judge that draws has a seed, too
+    if args.answer_prompt_file is not None:
+        unused.append("answer_prompt_file")
+    if names == (None, None) and unused:
         raise DodonaError(
             f"--{unused[0].replace('_', '-')} is for models that answer now: name them with --model-a, --model-b"
         )
@@ -167,12 +170,6 @@ def judges_of(args: argparse.Namespace, source: Input) -> list[Judge]:
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise DodonaError(f"--judge names {twice[0]} twice")
     reads = [name for name in names if name not in SCRIPTS and name != EXACT]
-    if not any(is_url(name) for name in reads):
-        for option in ("judge_model", "judge_key_env"):
-            if getattr(args, option) is not None:
-                raise DodonaError(f"--{option.replace('_', '-')} belongs to a judge behind an address")
-    if not reads and (args.prompt is not None or args.prompt_file is not None):
-        raise DodonaError("--prompt and --prompt-file are for a judge that reads: a scripted one does not")
     # Also where only the scripted judge needs true answers, there must be some.
     prompt = load_prompt(args.prompt, args.prompt_file, reference=source.has_references) if reads else None
     judges = [_judge(args, name, source, prompt) for name in names]

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from dodona.engine.errors import DodonaError
 from dodona.eval.judge.pair import Pair, Winner
-from dodona.eval.tasks.columns import ROW_NUMBERS, column
+from dodona.eval.tasks.columns import ROW_NUMBERS, column, written
 from dodona.eval.tasks.files import read_file, stem_of
 from dodona.eval.tasks.table import Row, Table
 
@@ -152,16 +152,8 @@ def _key(table: Table, named: str | None) -> Callable[[Row], str]:
 
 def _text(table: Table, row: Row, name: str) -> str | None:
     """A cell as it is written; None where there is nothing in it but white space."""
-    value = row.values.get(name)
-    if isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise table.error(
-            row, f"the column {name!r} has a {type(value).__name__} in it, and a text or a number is needed"
-        )
-    text = str(value).encode(errors="replace").decode()  # half of a surrogate pair can be written nowhere
+    text = written(table, row, name) or ""
+    text = text.encode(errors="replace").decode()  # half of a surrogate pair can be written nowhere
     return text if text.strip() else None
 
 

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from dodona.engine.errors import DodonaError
 from dodona.engine.records import encode_record
+from dodona.engine.whole_file import write_whole
 from dodona.eval.judge.agreement import Agreement, agreement
 from dodona.eval.judge.figures import Figures, as_dict, figures
 from dodona.eval.judge.files import JUDGEMENTS, header_line, parsed, read_stage
 from dodona.eval.judge.judgement import Judgement, read_judgement
-from dodona.eval.report.files import write_whole
 
 STAGE = "judgements"
 

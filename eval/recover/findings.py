@@ -15,9 +15,7 @@ from dodona.engine.errors import DodonaError
 from dodona.eval.recover.files import Header, parsed_row, read_stage
 from dodona.eval.recover.rates import Count, Weights, bin_edges, memberships
 from dodona.eval.recover.rows import (
-    EDITED,
     OFF,
-    ON,
     RIGHT,
     WRONG_KINDS,
     Asked,
@@ -311,8 +309,3 @@ def _missing(
 def outcomes(runs: Iterable[Sample | Completion]) -> Counter[str]:
     """How many runs ended in which way."""
     return Counter(run.outcome for run in runs)
-
-
-def wrong_kinds(findings: Findings) -> list[str]:
-    """The kinds of wrong prefixes that there are."""
-    return [kind for kind in (OFF, ON, EDITED) if any(group.kind == kind for group in findings.groups)]

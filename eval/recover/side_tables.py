@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Final
 
-from dodona.eval.analysis.resample import Estimate
+from dodona.eval.analysis.resample import NARROW
+from dodona.eval.analysis.tables import estimate
 from dodona.eval.recover.findings import Findings, Group, outcomes
 from dodona.eval.recover.partings import AtCut, AtParting, Parting, at_cut, at_partings, partings, token_pairs
 from dodona.eval.recover.rows import RIGHT
@@ -27,7 +27,7 @@ def signal_tables(findings: Findings, token_text: Callable[[int], str]) -> list[
         found = partings(findings, prefixes)
         every += found
         part_rows += [_parting_row(group, found, one) for one in at_partings(findings, found)]
-    boot = "Intervals are 95 % intervals by bootstrap over problems."
+    boot = f"Intervals are 95 % intervals by bootstrap over problems; {NARROW}."
     cut_heads = [
         Head("signal at the cut", "of the strong model's first distribution after the prefix; nats, nats squared, -"),
         Head("mean, recovered [95 %]", f"over the completions that recovered. {boot}"),
@@ -63,16 +63,6 @@ def _parting_row(group: Group, found: Sequence[Parting], one: AtParting) -> list
     middle = median([parting.depth for parting in found])
     name, means = words(f"{group.name}: {one.measure}"), (estimate(one.there), estimate(one.elsewhere))
     return [name, count(len(found)), number(middle, 1), *means]
-
-
-def estimate(value: Estimate) -> Cell:
-    """A statistic with its interval."""
-    if math.isnan(value.value):
-        return Cell(NONE)
-    if value.interval is None:
-        return Cell(f"{value.value:.3f}", value.value)
-    low, high = value.interval
-    return Cell(f"{value.value:.3f} [{low:.3f}, {high:.3f}]", value.value)
 
 
 def asides(findings: Findings) -> list[tuple[str, int, str]]:

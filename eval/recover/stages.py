@@ -33,7 +33,7 @@ from dodona.eval.recover.rows import (
 )
 from dodona.eval.recover.settings import APPRAISE, COMPLETE, PREFIXES, ROLES, STRONG, WEAK, Settings
 from dodona.eval.recover.solutions import missing_strong, missing_weak, next_tries, used
-from dodona.eval.recover.writer import Ask, Writers, Written, encoded
+from dodona.eval.recover.writer import Ask, Writers, Written
 from dodona.eval.tasks.problem import Problem, Task
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ class Study:
     def prompt(self, problem: Problem) -> list[int]:
         """The ids of a problem's prompt."""
         if problem.problem_id not in self._prompts:
-            self._prompts[problem.problem_id] = encoded(problem, self.tokenizer, raw=self.raw)
+            self._prompts[problem.problem_id] = problem.encoded(self.tokenizer, raw=self.raw)
         return self._prompts[problem.problem_id]
 
     def open(self, name: str, read: Callable[[Mapping[str, Any]], T]) -> StageFile[T]:

@@ -15,10 +15,9 @@ from dodona.engine.engine import Engine
 from dodona.engine.errors import DodonaError
 from dodona.engine.request import Request
 from dodona.engine.result import Result
-from dodona.engine.tokenizer import Tokenizer, check_same_vocabulary
+from dodona.engine.tokenizer import check_same_vocabulary
 from dodona.eval.models import Models, Opened
 from dodona.eval.recover.settings import ROLES, STRONG, WEAK
-from dodona.eval.tasks.problem import Problem
 
 SIGNALS: Final = ("entropy", "varentropy", "margin", "logprob")  # that are kept of each token
 
@@ -139,20 +138,6 @@ class Pair:
         if sizes[0] != sizes[1]:
             raise DodonaError(f"{names[0]} scores {sizes[0]} tokens and {names[1]} {sizes[1]}: ids must mean the same")
         return MappingProxyType(opened)
-
-
-def encoded(problem: Problem, tokenizer: Tokenizer, *, raw: bool = False) -> list[int]:
-    """The ids of a problem's prompt, in the chat template unless it is raw; the answer's turn is open.
-
-    Raises:
-        DodonaError: a prompt that the tokenizer or its template refuses.
-    """
-    prompt = problem.prompt
-    if isinstance(prompt, str):
-        return tokenizer.encode(prompt, raw=raw or problem.raw)
-    if prompt and isinstance(prompt[0], Mapping):
-        return tokenizer.encode_chat(list(prompt))  # type: ignore[arg-type]
-    return list(prompt)  # type: ignore[arg-type]
 
 
 def _written(result: Result) -> Written:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from dodona.engine.errors import DodonaError
+from dodona.engine.whole_file import write_whole
 
-_RUNS: Final = (b'{"header"', b"PAR1")  # how files of records and traces begin
+_HEADER: Final = b'{"header"'  # how files of records begin, but for those of `dodona generate`
+_RUNS: Final = (_HEADER, b'{"c": ', b"PAR1")  # how all files of records, and traces, begin
 
 
 def write_file(path: Path, content: str | bytes) -> Path:
@@ -26,53 +28,33 @@ def write_file(path: Path, content: str | bytes) -> Path:
     return write_whole(path, [data])
 
 
-def write_whole(path: Path, lines: Iterable[bytes], *, like: Path | None = None) -> Path:
-    """Write all lines in place of what is there, or leave that as it is; a device or a pipe gets them as they come.
-
-    Args:
-        like: whose permissions a new file gets; None: the usual ones.
-
-    Raises:
-        DodonaError: it cannot be written.
-    """
-    target = Path(os.path.realpath(path))  # of a link, what it leads to
-    if target.is_dir():
-        raise DodonaError(f"{path} cannot be written: it is a folder")
-    model = target if target.exists() else like
-    part = target.parent / f".{target.name[:50]}.{os.getpid()}.tmp"
-    try:
-        if target.exists() and not target.is_file():
-            with open(target, "wb") as device:
-                device.writelines(lines)
-            return path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        if model is not None:
-            with suppress(OSError):
-                os.chmod(part, model.stat().st_mode & 0o777)
-        os.replace(part, target)
-    except OSError as error:
-        raise DodonaError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
-    return path
-
-
 def check_no_runs(path: Path) -> None:
     """Refuse to write over what took models to make.
 
     Raises:
         DodonaError: records or a trace are there.
     """
+    if _start(path).startswith(_RUNS):
+        raise DodonaError(f"{path} holds records or a trace, and is left as it is: name another file")
+
+
+def check_no_study(path: Path) -> None:
+    """Refuse to append to the records of a study, which are all of one configuration.
+
+    Raises:
+        DodonaError: they are there.
+    """
+    if _start(path).startswith(_HEADER):
+        raise DodonaError(f"{path} holds records of a study, and is left as it is: name another file")
+
+
+def _start(path: Path) -> bytes:
+    """How a file begins; of what is no file, or cannot be read, nothing."""
     if not path.is_file():
-        return
+        return b""
     with suppress(OSError), open(path, "rb") as file:
-        if file.read(max(map(len, _RUNS))).startswith(_RUNS):
-            raise DodonaError(f"{path} holds records or a trace, and is left as it is: name another file")
+        return file.read(max(map(len, _RUNS)))
+    return b""
 
 
 def check_apart(files: Mapping[str, str | None]) -> None:

@@ -33,7 +33,7 @@ def check_matplotlib(option: str) -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise DodonaError(
-            f"{option} needs matplotlib, which is in the extra `plots`: pip install 'dodona[plots]'"
+            f"{option} needs matplotlib, which is in the extra `plots`: pip install -e '.[plots]'"
         ) from error
 
 

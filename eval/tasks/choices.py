@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
-from typing import Final
+from typing import Final, NamedTuple
 
 from dodona.engine.errors import DodonaError
-from dodona.eval.tasks.columns import ANSWER, CHOICES, PROBLEM, Item, cell_text, check_unicode, column
+from dodona.eval.tasks.columns import ANSWER, CHOICES, PROBLEM, Item, cell_text, check_unicode, column, unpacked
 from dodona.eval.tasks.spec import TaskSpec
 from dodona.eval.tasks.table import Row, Table
 
@@ -60,7 +60,8 @@ def has_choices(table: Table) -> bool:
 def read_choices(table: Table, spec: TaskSpec) -> list[Item]:
     """Questions with choices in columns of their own, or in one column of lists, in the order they have there.
 
-    The gold answer is a letter, the text of one of the choices, or a choice's number from 0.
+    The gold answer is a label of ARC's, a letter, the text of one of the choices, or a choice's number from 0. A column
+    of numbers that are not all texts of choices is one of such numbers, also in the rows whose choices are numbers.
 
     Raises:
         DodonaError: no column of problems, answers or choices; or the first row whose answer is no choice.
@@ -76,44 +77,60 @@ def read_choices(table: Table, spec: TaskSpec) -> list[Item]:
         if not name:
             raise DodonaError(f"{table.source}: say with {option} which of the columns: {', '.join(table.columns)}")
     assert problems is not None and answers is not None
-    items = []
-    for row in table.rows:
-        question = cell_text(table, row, problems)
-        choices = _choices_of(table, row, columns)
-        items.append(Item(question, _letter(table, row, answers, choices), choices=choices))
-    return items
+    read = [
+        (row, cell_text(table, row, problems), _choices_of(table, row, columns), cell_text(table, row, answers))
+        for row in table.rows
+    ]
+    counted = all(answer.isdecimal() for *_, answer in read) and any(
+        answer not in choices.texts for _, _, choices, answer in read
+    )
+    return [
+        Item(question, _letter(table, row, answer, choices, counted), choices=choices.texts)
+        for row, question, choices, answer in read
+    ]
 
 
-def _choices_of(table: Table, row: Row, columns: Sequence[str]) -> tuple[str, ...]:
+class _Choices(NamedTuple):
+    texts: tuple[str, ...]
+    labels: tuple[str, ...] = ()  # as ARC has them: A to D, or 1 to 4
+
+
+def _choices_of(table: Table, row: Row, columns: Sequence[str]) -> _Choices:
     if len(columns) > 1:
-        choices = [cell_text(table, row, name) for name in columns]
+        choices = _Choices(tuple(cell_text(table, row, name) for name in columns))
     else:
         listed = _listed(row.values.get(columns[0]))
         if listed is None:
             raise table.error(row, f"the column {columns[0]!r} has no list of choices in it")
-        choices = [str(choice).strip() for choice in listed]
-        check_unicode(table, row, columns[0], "".join(choices))
-    if not 2 <= len(choices) <= len(ascii_uppercase) or not all(choices):
+        choices = listed
+        check_unicode(table, row, columns[0], "".join(choices.texts))
+    if not 2 <= len(choices.texts) <= len(ascii_uppercase) or not all(choices.texts):
         raise table.error(row, f"it needs 2 to {len(ascii_uppercase)} choices that are not empty")
-    return tuple(choices)
+    return choices
 
 
-def _listed(value: object) -> list[str] | None:
+def _listed(value: object) -> _Choices | None:
     """Choices as a list, or as ARC's ``{"text": [...], "label": [...]}``."""
-    if isinstance(value, Mapping):
-        value = value.get("text")
-    return [str(choice) for choice in value] if isinstance(value, list | tuple) else None
+    given = unpacked(value)
+    texts, labels = (given.get("text"), given.get("label")) if isinstance(given, Mapping) else (given, ())
+    if not isinstance(texts, list | tuple):
+        return None
+    return _Choices(
+        tuple(str(text).strip() for text in texts), tuple(map(str, labels)) if isinstance(labels, list | tuple) else ()
+    )
 
 
-def _letter(table: Table, row: Row, name: str, choices: Sequence[str]) -> str:
-    text = cell_text(table, row, name)
-    letters = ascii_uppercase[: len(choices)]
+def _letter(table: Table, row: Row, text: str, choices: _Choices, counted: bool) -> str:
+    """The gold answer's letter; ``counted``: the column holds numbers of choices."""
+    letters = ascii_uppercase[: len(choices.texts)]
     bare = text.strip("().").upper()
+    if len(choices.labels) == len(letters) and text in choices.labels:
+        return letters[choices.labels.index(text)]
     if len(bare) == 1 and bare in letters:
         return bare
-    if text in choices:
-        return letters[choices.index(text)]
-    if text.isdecimal() and int(text) < len(choices):
+    if text in choices.texts and not counted:
+        return letters[choices.texts.index(text)]
+    if text.isdecimal() and int(text) < len(letters):
         return letters[int(text)]
     raise table.error(
         row,

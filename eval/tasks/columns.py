@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final, NamedTuple
 
 from dodona.engine.errors import DodonaError
@@ -90,20 +92,29 @@ def cell_text(table: Table, row: Row, name: str) -> str:
     Raises:
         DodonaError: naming the row: there is nothing in the cell, or neither text nor number.
     """
-    value = row.values.get(name)
-    if isinstance(value, list | tuple) and len(value) == 1:
-        value = value[0]
-    if _nothing(value):
-        raise table.error(row, f"the column {name!r} is empty")
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise table.error(
-            row, f"the column {name!r} has a {type(value).__name__} in it, and a text or a number is needed"
-        )
-    text = str(value).strip()
+    text = (written(table, row, name) or "").strip()
     if not text:
         raise table.error(row, f"the column {name!r} is empty")
     check_unicode(table, row, name, text)
     return text
+
+
+def written(table: Table, row: Row, name: str) -> str | None:
+    """A cell as it is written; None where there is nothing in it.
+
+    Raises:
+        DodonaError: naming the row: there is neither text nor number in the cell.
+    """
+    value = row.values.get(name)
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    if _nothing(value):
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
+        raise table.error(
+            row, f"the column {name!r} has a {type(value).__name__} in it, and a text or a number is needed"
+        )
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
 def check_unicode(table: Table, row: Row, name: str, text: str) -> None:
@@ -117,6 +128,16 @@ def check_unicode(table: Table, row: Row, name: str, text: str) -> None:
     except UnicodeEncodeError as error:
         fault = f"has the broken character {text[error.start]!a} in it"
         raise table.error(row, f"the column {name!r} {fault}") from error
+
+
+def unpacked(value: object) -> object:
+    """A list or an object that a table without lists has as JSON text; anything else as it is."""
+    if isinstance(value, str) and value[:1] in "[{" and value[-1:] in "]}":
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
 
 
 def _nothing(value: object) -> bool:

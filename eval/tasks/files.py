@@ -123,6 +123,7 @@ def _is_rows(value: object) -> bool:
 
 
 def _csv(path: Path, text: str, delimiter: str) -> list[Row]:
+    csv.field_size_limit(max(len(text), csv.field_size_limit()))  # a cell of the file is no longer than the file
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[Row] = []
     header: list[str] | None = None
@@ -161,9 +162,10 @@ def _parquet(path: Path, content: bytes) -> list[Row]:
     import pyarrow.parquet as pq
 
     try:
-        return _arrow_rows(pq.read_table(pa.BufferReader(content)))
+        table = pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:
         raise DodonaError(f"{path} is not a Parquet file: {_reason(error)}") from error
+    return _arrow_rows(path, table)
 
 
 def _arrow(path: Path, content: bytes) -> list[Row]:
@@ -172,13 +174,17 @@ def _arrow(path: Path, content: bytes) -> list[Row]:
     source = pa.BufferReader(content)
     try:
         opened = pa.ipc.open_file(source) if content.startswith(b"ARROW1") else pa.ipc.open_stream(source)
-        return _arrow_rows(opened.read_all())
+        table = opened.read_all()
     except (pa.ArrowException, OSError) as error:
         raise DodonaError(f"{path} is not an Arrow file: {_reason(error)}") from error
+    return _arrow_rows(path, table)
 
 
-def _arrow_rows(table: Any) -> list[Row]:
-    rows: list[Mapping[str, Any]] = table.to_pylist()
+def _arrow_rows(path: Path, table: Any) -> list[Row]:
+    try:
+        rows: list[Mapping[str, Any]] = table.to_pylist()
+    except (ValueError, OverflowError) as error:  # text that is not UTF-8, a date beyond Python's
+        raise DodonaError(f"{path} has a value in it that cannot be read: {_reason(error)}") from error
     return numbered(rows)
 
 

@@ -5,7 +5,6 @@ A row's ``input_final_prompts`` holds the prompt that the model was given, with 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
@@ -13,7 +12,7 @@ from typing import Final
 
 from dodona.engine.errors import DodonaError
 from dodona.eval.recipes.recipe import Kind
-from dodona.eval.tasks.columns import Item, check_unicode
+from dodona.eval.tasks.columns import Item, check_unicode, unpacked
 from dodona.eval.tasks.spec import TaskSpec
 from dodona.eval.tasks.table import Row, Table
 
@@ -50,7 +49,7 @@ def meta_length(table: Table) -> int | None:
     """The limit of new tokens that the rows agree on."""
     limits = set()
     for row in table.rows:
-        config = _unpacked(row.values.get("eval_config"))
+        config = unpacked(row.values.get("eval_config"))
         limit = config.get("max_gen_len") if isinstance(config, Mapping) else None
         limits.add(str(limit))
     (only,) = limits if len(limits) == 1 else ("",)
@@ -97,9 +96,9 @@ def _letter(table: Table, row: Row, answer: str) -> str:
 
 def _texts(table: Table, row: Row, name: str) -> list[str]:
     value = row.values.get(name)
-    unpacked = _unpacked(value)
-    if isinstance(unpacked, list) and all(isinstance(text, str) for text in unpacked):
-        value = unpacked  # else it is an answer that looks like a list: [0, 1]
+    listed = unpacked(value)
+    if isinstance(listed, list) and all(isinstance(text, str) for text in listed):
+        value = listed  # else it is an answer that looks like a list: [0, 1]
     values = value if isinstance(value, list | tuple) else [value]
     texts = [str(text) for text in values if isinstance(text, str | int | float) and str(text).strip()]
     if not texts:
@@ -110,19 +109,9 @@ def _texts(table: Table, row: Row, name: str) -> list[str]:
 
 def _choices(row: Row) -> tuple[str, ...]:
     """Lists as they are; of ``{"A": ..., "B": ...}`` the values by letter."""
-    value = _unpacked(row.values.get("input_choice_list"))
+    value = unpacked(row.values.get("input_choice_list"))
     if isinstance(value, Mapping):
         listed: Sequence[object] = [value[letter] for letter in ascii_uppercase if value.get(letter) is not None]
     else:
         listed = value if isinstance(value, list | tuple) else ()
     return tuple(str(choice).strip() for choice in listed if choice is not None)
-
-
-def _unpacked(value: object) -> object:
-    """A list or an object that a table without lists has as JSON text."""
-    if isinstance(value, str) and value[:1] in "[{" and value[-1:] in "]}":
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value

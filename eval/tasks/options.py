@@ -37,7 +37,8 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     columns = parser.add_argument_group("columns", "of a data set whose columns have names of their own")
     option = columns.add_argument
     option("--problem-column", metavar="NAME", help="the question")
-    option("--answer-column", metavar="NAME", help="the gold answer, or a solution that ends with it")
+    gold = r"the gold answer alone, or a solution that has it in \boxed{} or after ####"
+    option("--answer-column", metavar="NAME", help=gold)
     option("--choice-columns", metavar="LIST", action="append", help="the choices in order, or one column of lists")
     option("--id-column", metavar="NAME", help="the problem's id; row numbers the rows")
     option("--level-column", metavar="NAME", help="the level")

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dodona.engine.errors import DodonaError
 from dodona.engine.request import Prompt
@@ -39,6 +39,19 @@ class Problem:
         prompt = self.prompt if isinstance(self.prompt, str) else list(self.prompt)
         text = json.dumps([prompt, self.raw, self.gold, *self.also], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def encoded(self, tokenizer: Tokenizer, *, raw: bool = False) -> list[int]:
+        """The ids of its prompt as the engine makes them, in the chat template unless it is raw.
+
+        Raises:
+            DodonaError: the tokenizer or its template refuses it.
+        """
+        prompt: Any = self.prompt
+        if isinstance(prompt, str):
+            return tokenizer.encode(prompt, raw=raw or self.raw)
+        if prompt and isinstance(prompt[0], Mapping):
+            return tokenizer.encode_chat(prompt)
+        return list(prompt)
 
 
 @dataclass(frozen=True, slots=True)

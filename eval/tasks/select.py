@@ -65,8 +65,8 @@ def read_level(value: object) -> Level | None:
         value = int(value) if value.is_integer() else value if math.isfinite(value) else ""
     text = " ".join(str(value).split())
     text = re.sub(r"^level\s*", "", text, flags=re.IGNORECASE) or text
-    if re.fullmatch(r"[+-]?[0-9]{1,9}", text):
-        return int(text)
+    if re.fullmatch(r"[+-]?[0-9]{1,9}(\.0+)?", text):
+        return int(text.partition(".")[0])  # 3.0 is what a table with gaps makes of 3
     return None if text in ("", "?") else text
 
 

@@ -117,6 +117,10 @@ def _texts(name: str, value: object) -> tuple[str | int, ...]:
     return tuple(values)
 
 
+def _names(name: str, value: object) -> tuple[str, ...]:
+    return tuple(map(str, _texts(name, value)))  # a file of settings may have an id of digits as a number
+
+
 def _words(name: str, value: object) -> tuple[str, ...]:
     return tuple(part.strip() for text in _texts(name, value) for part in str(text).split(",") if part.strip())
 
@@ -130,8 +134,8 @@ _READERS = {
     "start_index": _whole,
     "shuffle_seed": _whole,
     "no_cot": _truth,
-    "ids": _texts,
+    "ids": _names,
     "level": _texts,
-    "subject": _texts,
+    "subject": _names,
     "choice_columns": _words,
 }

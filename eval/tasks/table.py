@@ -24,7 +24,6 @@ class Table:
     Args:
         name: of the task, and of ids that are made from row numbers.
         source: the file, folder or hub id, as errors and reports name it.
-        hub: whether it came from the hub.
 
     Raises:
         DodonaError: there are no rows.
@@ -48,6 +47,6 @@ class Table:
         return DodonaError(f"{self.source}, {row.place}: {fault}")
 
 
-def numbered(rows: Sequence[Mapping[str, Any]], prefix: str = "", start: int = 1) -> list[Row]:
+def numbered(rows: Sequence[Mapping[str, Any]], prefix: str = "") -> list[Row]:
     """Rows that have no place but their number."""
-    return [Row(f"{prefix}row {number}", values) for number, values in enumerate(rows, start)]
+    return [Row(f"{prefix}row {number}", values) for number, values in enumerate(rows, 1)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from dodona.engine.errors import DodonaError
-from dodona.eval.report.files import write_whole
+from dodona.engine.whole_file import write_whole
 
 _FOLDER: Final = Path(__file__).with_name("page")
 _SCRIPTS: Final = (

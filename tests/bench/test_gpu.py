@@ -295,4 +295,4 @@ def test_mistakes_are_one_line(tmp_path, arguments, message, capsys):
 def test_a_folder_that_cannot_be_written_is_found_out_at_once(capsys):
     """After eight minutes it would be too late."""
     assert main(["bench", "gpu", "--out", "/dev/null/x", "--device", "cpu", "--quick"]) == 2
-    assert "--out /dev/null/x cannot be written" in capsys.readouterr().err
+    assert "/dev/null/x/gpu.json cannot be written" in capsys.readouterr().err

@@ -282,7 +282,14 @@ def test_the_commands_print_a_table_and_append_lines_with_a_birth_certificate(pa
         (["latency", "--device", "cuda:77"], "no CUDA device"),
         (["latency", "--quick", "--backend", "eagle"], "backend must be"),
         (["latency", "--quick", "--temperature", "-1"], "--temperature must be 0 or more"),
-        (["throughput", "--quick", "--out", "/dev/null/x"], "--out /dev/null/x cannot be written"),
+        (["throughput", "--quick", "--out", "/dev/null/x"], "/dev/null/x cannot be written"),
+        (["decode", "--out", "/dev/null/x"], "/dev/null/x cannot be written"),
+        (["profile", "--quick", "--nvtx", "--trace", "x"], "--nvtx leaves everything to Nsight"),
+        (["throughput", "--quick", "--base-model", "arith-base", "--c", "2"], "--c needs an oracle"),
+        (["scaling", "--quick", "--base-model", "arith-base", "--k", "2"], "--k needs an oracle"),
+        (["ops", "--again"], "--again belongs to --tune"),
+        (["table", "x.jsonl", "--check"], "--check and --results are for a page"),
+        (["table", "x.md", "--section", "steps"], "--section is for a result file"),
         (["profile", "--quick", "--nvtx", "--device", "cpu"], "--nvtx marks ranges for Nsight on a CUDA device"),
         (["profile", "--quick", "--trace", "/dev/null/x"], "--trace /dev/null/x cannot be written"),
     ],
@@ -296,12 +303,19 @@ def test_mistakes_are_one_line(arguments, message, capsys):
 
 
 @pytest.mark.parametrize(
-    "option", [["--batch", "0"], ["--rate", "1.5"], ["--c", "x"], ["--lookahead", "0"], ["--batsh", "1"]]
+    "arguments",
+    [
+        *(["throughput", *o] for o in (["--batch", "0"], ["--rate", "1.5"], ["--c", "x"], ["--lookahead", "0"])),
+        ["throughput", "--batsh", "1"],
+        ["decode", "--tokens", "0"],
+        ["decode", "--repeats", "0"],
+        ["peers", "--temperature", "1"],
+    ],
 )
-def test_values_out_of_range_are_refused_before_a_model_is_loaded(option, capsys):
+def test_values_out_of_range_are_refused_before_a_model_is_loaded(arguments, capsys):
     """A batch of 0 would be found out after minutes."""
     with pytest.raises(SystemExit) as stop:
-        main(["bench", "throughput", *option])
+        main(["bench", *arguments])
     assert stop.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -191,6 +191,8 @@ def test_what_a_kernel_leaves_unwritten_is_seen(monkeypatch: pytest.MonkeyPatch)
         (["--quick", "--ops", "liner"], "there is no kernel 'liner': choose among uncertainty,"),
         (["--quick", "--shapes", "8B"], "--quick has shapes of its own"),
         (["--tune", "--quick"], "--tune goes with"),
+        (["--quick", "--out", "/dev/null/x"], "/dev/null/x cannot be written"),
+        (["--quick", "--markdown", "/dev/null/x"], "/dev/null/x cannot be written"),
         ([], "--quick checks the kernels on tiny shapes in Triton's interpreter"),
         (["--tune"], "there is no CUDA device"),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kept_records import files_end_at
 
 from dodona.bench import tables
 from dodona.bench.commands.table import RESULTS
@@ -42,15 +43,18 @@ def written(path: Path, *lines: dict[str, Any]) -> Path:
 
 
 def test_lines_are_appended_and_a_torn_one_does_not_take_the_next_along(tmp_path):
-    """A run that was killed inside a line leaves half of it; the next run's first line must not stick to it."""
+    """A run that was killed inside a line leaves half of it: no later line may stick to it, nor the file be refused."""
     path = tmp_path / "deep" / "out.jsonl"
-    file = ResultFile(path)
-    file.append({"a": 1})
+    with ResultFile(path) as file:
+        file.append({"a": 1})
+        with pytest.raises(DodonaError, match="being written by another process"):
+            ResultFile(path)
     with path.open("a") as torn:
         torn.write('{"b": ')
     assert read_results(path) == [{"a": 1}]
-    ResultFile(path).append({"c": 3})
-    assert path.read_text().splitlines() == ['{"a": 1}', '{"b": ', '{"c": 3}']
+    with ResultFile(path) as file:
+        file.append({"c": float("-inf")})
+    assert read_results(path) == [{"a": 1}, {"c": None}]
     ResultFile(None).append({"nowhere": 1})
 
 
@@ -164,6 +168,9 @@ def test_a_page_gets_the_tables_that_it_marks_and_nothing_else_changes(tmp_path,
     assert main([*arguments, "--check"]) == 0 and "up to date" in capsys.readouterr().out
     written(results / "cpu.jsonl", step(ms=9.0))
     assert main([*arguments, "--check"]) == 1
+    with files_end_at(100):  # a disk that is full
+        assert main(arguments) == 2
+    assert page.read_text() == new and sorted(path.name for path in tmp_path.iterdir()) == ["page.md", "results"]
 
 
 @pytest.mark.parametrize(

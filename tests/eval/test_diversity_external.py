@@ -213,7 +213,10 @@ def test_files_that_are_no_samples_are_refused(tmp_path: Path, capsys: pytest.Ca
     path = str(write(tmp_path / "a.jsonl", GOOD))
     assert main(["diversity", "--from", path, "--reward-model", "x"]) == 2
     assert "--reward-model is for samples that are drawn here" in capsys.readouterr().err
-    assert main(["diversity", "--from", path, "--dataset", "arith"]) == 2
-    assert "--dataset" in capsys.readouterr().err
+    for option, value in (("--dataset", "arith"), ("--samples", "4"), ("--temperatures", "1"), ("--max-batch", "2")):
+        assert main(["diversity", "--from", path, option, value]) == 2
+        assert f"{option} is for samples that are drawn here" in capsys.readouterr().err
+    assert main(["diversity", "--dataset", "arith", "--texts"]) == 2
+    assert "--texts is for samples of a file" in capsys.readouterr().err
     assert main(["diversity", "--from", path, "--step-scores", "max"]) == 2
     assert "--step-scores must be one of last, min, mean, prod" in capsys.readouterr().err

@@ -310,6 +310,23 @@ def test_embeddings_are_kept_and_belong_to_their_texts(tmp_path: Path) -> None:
     assert again.asked == ["c"]
 
 
+def test_two_reports_at_once_do_not_take_each_others_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stages embed and report take no lock; one name for the new file would be moved away under the other."""
+    one, other = (Embeddings(tmp_path / "e.npz", Letters()) for _ in range(2))
+    replace = os.replace
+
+    def meanwhile(source: str, target: str) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        other.add(["b"])
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    one.add(["a"])
+    assert Embeddings(tmp_path / "e.npz", Letters()).missing(["a", "b"]) == ["b"]
+    assert [path.name for path in tmp_path.iterdir()] == ["e.npz"]
+
+
 def test_another_models_vectors_are_not_taken(tmp_path: Path) -> None:
     """Catches cosines between vectors of two models."""
     Embeddings(tmp_path / "e.npz", Letters()).add(["a"])

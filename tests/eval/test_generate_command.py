@@ -16,7 +16,9 @@ from command_lines import Outcome, command, one_error_line
 
 from dodona import Engine
 from dodona.engine.records import read_records
+from dodona.engine.request import Request
 from dodona.eval.commands import generate
+from dodona.eval.models import Models
 
 QUESTION = "What is 23 + 48?"
 
@@ -93,16 +95,33 @@ def test_a_file_that_is_not_utf8_is_refused_with_the_place(cli: Callable[..., Ou
 
 def test_json_is_one_record_a_sample(cli: Callable[..., Outcome]) -> None:
     """The samples must be different draws of one request, in order, each a whole record."""
-    code, out, err = cli("generate", QUESTION, "--json", "--n", "3", "--temperature", "2", "--max_new_tokens", "20")
-    assert (code, err) == (0, "")
+    code, out, err = cli(
+        "generate", QUESTION, "--json", "--n", "3", "--temperature", "2", "--max_new_tokens", "20", "--verbose"
+    )
+    assert code == 0
     records = [json.loads(line) for line in out.splitlines()]
     assert [record["sample"] for record in records] == [0, 1, 2]
     assert len({record["result"] for record in records}) > 1
+    assert err.count("ended by") == 3 and "tokens/s" in err
     for record in records:
         ids = [token for segment in record["interleaved_outputs"] for token in segment["token_ids"]]
         assert len(ids) == record["total_tokens_generated"]
         assert record["base_model_id"] and record["oracle_model_id"]
         assert "ledger" in record and "ground_truth" not in record
+
+
+def test_samples_are_made_when_their_turn_comes(cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A billion requests in memory before the first is answered, or before a model's name is found to be wrong."""
+    checked, made = Request.__post_init__, []
+
+    def counted(request: Request) -> None:
+        made.append(request.sample)
+        assert len(made) < 100
+        checked(request)
+
+    monkeypatch.setattr(Request, "__post_init__", counted)
+    line = one_error_line(cli("generate", QUESTION, "--n", "1000000000", "--base-model", "9B"))
+    assert "no model '9B'" in line and made == [0, 999999999]
 
 
 def test_a_stream_is_the_same_text(cli: Callable[..., Outcome], engine: Engine) -> None:
@@ -149,7 +168,7 @@ def test_an_unwritable_output_is_found_before_anything_is_generated(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(generate, "make_engine", never)
+    monkeypatch.setattr(Models, "load", never)
     (tmp_path / "file").write_text("")
     path = str(tmp_path / "file" / "out")
     assert path in one_error_line(cli("generate", QUESTION, option, path))
@@ -221,3 +240,18 @@ def test_outputs_of_generate_are_not_the_prompt_or_each_other(cli: Callable[...,
     message = one_error_line(cli("generate", QUESTION, "--trace", output, "--output-file", output))
     assert message == f"--output-file and --trace are both {output}: name two files"
     assert not Path(output).exists()
+
+
+def test_outputs_of_generate_are_no_file_of_a_study(cli: Callable[..., Outcome], tmp_path: Path) -> None:
+    """A trace in place of an experiment's records, or a record that its own command can no longer read."""
+    grid = ("--dataset", "arith", "--device", "cpu", "--num-samples", "1", "--max-new-tokens", "2", "--c", "0")
+    assert cli("eval", *grid, "--trace", "--output-file", str(tmp_path / "study.jsonl"))[0] == 0
+    assert cli("generate", QUESTION, "--max-new-tokens", "2", "--output-file", str(tmp_path / "own.jsonl"))[0] == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(before) == 3
+    for path in before:
+        assert "is left as it is" in one_error_line(cli("generate", QUESTION, "--trace", str(path)))
+    assert "is left as it is" in one_error_line(
+        cli("generate", QUESTION, "--output-file", str(tmp_path / "study.jsonl"))
+    )
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

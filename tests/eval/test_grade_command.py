@@ -13,7 +13,9 @@ import pytest
 
 import dodona
 from dodona.cli import main
+from dodona.engine.errors import DodonaError
 from dodona.eval import regrade
+from dodona.eval.grading import Verdict
 from dodona.eval.header import config_hash
 
 ROOT = Path(dodona.__file__).resolve().parent.parent
@@ -148,6 +150,19 @@ def test_other_right_answers_of_a_record_count_too(tmp_path: Path) -> None:
     file = write(tmp_path / "runs.jsonl", header(), record("p1", r"\boxed{5}", "4", False, also=["6", "5"]))
     main(["grade", str(file)])
     assert read(tmp_path / "runs.graded.jsonl")[1]["correct"] is True
+
+
+def test_a_gold_answer_that_nothing_can_be_compared_with_makes_no_run_right() -> None:
+    """Nor does it end the file, or hide another answer that is right."""
+
+    def judge(completion: str, gold: str) -> Verdict:
+        if not gold:
+            raise DodonaError("the gold answer is empty")
+        return Verdict(completion == gold, completion, "string", "")
+
+    run = {"result": "4", "ground_truth": ""}
+    assert regrade.regraded(judge, run) == Verdict(False, None, "", "the gold answer is empty")
+    assert regrade.regraded(judge, run | {"also": ["4"]}).correct
 
 
 def test_lines_get_the_fields_of_their_verdict(tmp_path: Path) -> None:
@@ -285,6 +300,7 @@ def test_mistakes_are_one_clear_line_and_write_nothing(tmp_path: Path, capsys: p
     assert fails(capsys, good, "--output-file", good).startswith("--output-file is the file that is graded")
     assert "cannot be written" in fails(capsys, good, "--output-file", good / "x.jsonl")
     assert "it is a folder" in fails(capsys, good, "--output-file", tmp_path)
+    assert "holds records or a trace" in fails(capsys, good, "--output-file", bare)
     (tmp_path / "folder").mkdir()
     assert fails(capsys, tmp_path / "folder") == f"{tmp_path / 'folder'} has no files of records (*.jsonl) in it"
     (tmp_path / "folder").rmdir()

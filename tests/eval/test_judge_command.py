@@ -158,6 +158,11 @@ def test_columns_are_mapped_by_options_and_ids_are_kept(tmp_path: Path, capsys: 
         (["--judge", "exact", "--examples", "-1"], "--examples"),
         (["--judge", "exact", "--max-new-tokens", "5"], "--max-new-tokens is for models that answer now"),
         (["--judge", "exact", "--preference-column", "nope"], "--preference-column"),
+        (["--judge", "exact", "--answer-prompt-file", "x"], "--answer-prompt-file is for models that answer now"),
+        (["--judge", "exact", "--judge-wait", "1"], "--judge-wait belongs to a judge behind an address"),
+        (["--judge", "exact", "--judge-raw"], "--judge-raw belongs to a judge that is a model of the engine"),
+        (["--judge", "exact", "--judge-tokens", "5"], "--judge-tokens belongs to a judge that reads"),
+        (["--preference-column", "true_answer", "--retry-errors"], "--retry-errors belongs to a --judge"),
         (["--compare", "x"], "--compare reads what was judged"),
     ],
 )
@@ -179,6 +184,7 @@ def test_files_that_cannot_be_judged_are_named(tmp_path: Path, capsys: pytest.Ca
     assert "give a file of pairs" in fault(capsys, "--judge", "first")
     assert "--model-a and --model-b" in fault(capsys, "--dataset", "arith", "--judge", "exact")
     assert "has no judgements.jsonl" in fault(capsys, "--compare", tmp_path, tmp_path)
+    assert "leave out --output-dir" in fault(capsys, "--compare", tmp_path, "--output-dir", tmp_path)
     (tmp_path / "two.csv").write_text("question,answer_a,answer_b\nq,1,2\n")
     missing = fault(capsys, tmp_path / "two.csv", "--judge", "exact")
     assert "--reference-column" in missing

@@ -303,6 +303,7 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "there is no file or folder" in refused(capsys, str(tmp_path / "nothing"))
     assert "--placebos takes twin, own-oracle" in refused(capsys, run, "--placebos", "twins")
     assert "--seed must be 0 or more" in refused(capsys, run, "--seed=-1")
+    assert "--draws and --seed are of twins" in refused(capsys, run, "--placebos", "hindsight", "--draws", "2")
     assert "give one of them" in refused(capsys, run, "--arm", "x", "--trigger", "entropy > 1")
     assert "--c belongs to --trigger" in refused(capsys, run, "--c", "2")
     assert "--when belongs to --trigger" in refused(capsys, run, "--when", "after")

@@ -51,10 +51,12 @@ def test_a_dry_run_loads_no_model_and_writes_nothing(
 def test_prompts_are_counted_as_the_models_read_them(cli: Callable[..., Outcome], tmp_path: Path) -> None:
     """A prompt's turns and special tokens are most of a short one."""
     before = plan(cli, tmp_path, "--num-samples", "5")
+    whole = plan(cli, tmp_path, "--num-samples", "5", "--max-new-tokens", "100000")
     assert cli(*GRID, "--num-samples", "5", "--output-dir", str(tmp_path))[0] == 0
     records = [r for path in tmp_path.glob("*.jsonl") for r in read_records(path) if "header" not in r]
     assert before["prompt_tokens"] == sum(record["prompt_tokens"] for record in records)
     engine = Engine("arith-base")
+    assert whole["most_new_tokens"] == 10 * engine.context - before["prompt_tokens"]  # the context ends them
     assert all(r["prompt_tokens"] == len(engine.tokenizer.encode(r["prompt"], raw=False)) for r in records)
 
 

@@ -193,9 +193,11 @@ def test_tables_for_people_and_csv(runs, base, tmp_path, capsys):
     assert [int(row["consults"]) for row in rows] == sorted((int(row["consults"]) for row in rows), reverse=True)
     assert float(rows[0]["differs_recall_low"]) <= float(rows[0]["differs_recall"])
     assert main(["replay", str(base), *FEW, "--trigger", "margin", "--calibrate", "1%"]) == 0
-    assert "asked for 1 % of the tokens" in capsys.readouterr().out
+    output = capsys.readouterr()
+    assert "asked for 1 % of the tokens" in output.out and "fitted" not in output.err
     assert main(["replay", str(runs), *FEW, "--arm", "c=0 seed=0", "--fit", "entropy,margin"]) == 0
-    assert "cross-validated over problems" in capsys.readouterr().out
+    output = capsys.readouterr()
+    assert "cross-validated over problems" in output.out and "problems that the trigger was fitted to" in output.err
 
 
 def test_what_no_running_trigger_knows_is_called_a_bound(base, capsys):

@@ -22,6 +22,7 @@ from dodona.eval.report.official import official_scores
 from dodona.eval.report.section import Section, make_section
 from dodona.eval.report.table import engineering, plain
 from dodona.eval.report.tables import section_tables
+from dodona.eval.rows import row_of
 from dodona.eval.runs import read_runs
 from dodona.eval.stats.intervals import clustered, wilson
 from dodona.eval.stats.paired import Pairs, mcnemar, tango
@@ -151,6 +152,9 @@ def test_costs_are_means_over_the_runs_that_did_not_fail(cli: Callable[..., Outc
     shown = cells(section(path), "What the oracle did, and what a run cost")[ARM.name]
     assert (shown["consults"], shown["of budget"], shown["oracle tokens"]) == ("2.00", "40.0 %", "66.7 %")
     assert (shown["FLOP"], shown["ms"]) == ("7.00 M", "7.0")
+    run = record(ARM, problem(0))
+    run["ledger"]["shared_flops"] = 5e5  # which count as if it had read its prompt alone
+    assert row_of(run).cost.flops == 7.5e6
 
 
 def test_what_has_no_value_is_said_so(cli: Callable[..., Outcome], tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from command_lines import Outcome
 from sample_runs import grid, rising, write_runs
 
 from dodona.engine.errors import DodonaError
+from dodona.engine.whole_file import write_whole
 from dodona.eval.commands.forking import _ours
-from dodona.eval.report.files import check_apart, write_file, write_whole
+from dodona.eval.report.files import check_apart, write_file
 
 HEADER = b'{"header": {"schema": 2}}\n'
 
@@ -92,6 +93,9 @@ def test_the_outputs_of_commands_do_not_replace_records(cli: Callable[..., Outco
     assert code == 2
     assert "--output-file and --stats-file are both" in err
     assert not (tmp_path / "s.jsonl").exists()
+    code, _, err = cli(*other, "--base-model", "no/such@drop=1", "--stats-file", tmp_path / "s.json")
+    assert code == 2 and "no/such" in err
+    assert not (tmp_path / "s.json").exists()  # a table of nothing
 
 
 def test_one_file_for_two_purposes_is_refused_by_both_names(tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_a_missing_matplotlib_is_one_line_that_names_the_extra(
     assert run("report", path, option, tmp_path / "out") == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert f"{option} needs matplotlib, which is in the extra `plots`: pip install 'dodona[plots]'" in err
+    assert f"{option} needs matplotlib, which is in the extra `plots`: pip install -e '.[plots]'" in err
     assert run("report", path) == 0
 
 

@@ -14,6 +14,7 @@ from kept_records import contents, environment, missing_lock
 
 from dodona.cli import main
 from dodona.engine.errors import DodonaError
+from dodona.eval.commands import running
 from dodona.eval.shard import WHOLE, Shard, current_shard
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "ACCELERATE_USE_CPU")
@@ -133,6 +134,23 @@ def test_processes_one_after_the_other_do_what_one_does(
     assert again.out.split("\n\n")[:2] == whole.split("\n\n")[:2]
     assert "nothing was left to run" in again.out and "missing:" not in again.out
     assert missing_lock(tmp_path)
+
+
+def test_what_another_process_does_meanwhile_was_not_there_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs of the other processes counted as those of an earlier command."""
+    command = ["eval", *GRID, "--num-samples", "5", "--output-dir", str(tmp_path / "two"), "--json"]
+
+    def other(lock: Path) -> None:
+        is_process(monkeypatch, 1, 2)
+        assert main(command) == 0
+
+    monkeypatch.setattr(running, "wait_until_free", other)
+    is_process(monkeypatch, 0, 2)
+    assert main(command) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["missing"] == 0 and (report["run"]["runs"], report["run"]["runs_before"]) == (6, 0)
 
 
 def launched(root: Path, arguments: list[str]) -> subprocess.Popen[str]:

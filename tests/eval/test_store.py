@@ -198,6 +198,10 @@ def test_going_on_writes_nothing_twice_and_leaves_nothing_out(place: Place) -> N
     assert len(runs(*before)) == len(set(runs(*before))) == 12
     fill(opened(place))
     assert {path: path.read_bytes() for path in place.files()} == before
+    with opened(place) as store:
+        for path in before:
+            path.unlink()  # whoever does not want them any more, and then presses Ctrl-C
+        assert store.kept() == 0
 
 
 def test_more_arms_and_problems_add_a_header(place: Place) -> None:

@@ -7,6 +7,7 @@ import gzip
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,32 @@ def test_compressed_text_is_read(name: str, tmp_path: Path) -> None:
     WRITERS[plain.name](plain, ROWS)
     (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
     assert [p.gold for p in problems_of(tmp_path / name)] == [row["answer"] for row in ROWS]
+
+
+def test_a_cell_may_be_longer_than_pythons_csv_reader_takes_unasked(tmp_path: Path) -> None:
+    """Catches a long problem refused as not CSV."""
+    rows = [{"problem": "x" * 200_000, "answer": "4"}]
+    write_csv(tmp_path / "a.csv", rows)
+    assert problems_of(tmp_path / "a.csv")[0].question == rows[0]["problem"]
+
+
+def test_numbers_of_a_fixed_scale_are_read_as_they_are_written(tmp_path: Path) -> None:
+    """Catches Parquet's decimal columns refused as neither text nor number."""
+    write_parquet(tmp_path / "e.parquet", [{"problem": "?", "answer": Decimal("1.50")}])
+    assert problems_of(tmp_path / "e.parquet")[0].gold == "1.50"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([2**52], pa.timestamp("ms")),
+        pa.Array.from_buffers(pa.utf8(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")]),
+    ],
+)
+def test_a_parquet_value_that_python_cannot_hold_is_one_line(values: pa.Array, tmp_path: Path) -> None:
+    """Catches a traceback from a date of the year 140000 and from text that is not UTF-8."""
+    pa.parquet.write_table(pa.table({"problem": ["?"], "answer": ["1"], "other": values}), tmp_path / "e.parquet")
+    assert "e.parquet has a value in it that cannot be read: " in fault_of(tmp_path / "e.parquet")
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -237,6 +264,8 @@ def test_ids_come_from_their_column_else_from_the_row(tmp_path: Path) -> None:
     for column in ("id", "problem_id", "unique_id", "ID"):
         write_jsonl(tmp_path / "b.jsonl", [{**row, column: 10 + i} for i, row in enumerate(ROWS)])
         assert [p.problem_id for p in problems_of(tmp_path / "b.jsonl")] == ["10", "11", "12", "13"]
+    spec = {"dataset": str(tmp_path / "b.jsonl"), "ids": [12, 10]}
+    assert [p.problem_id for p in load_task(spec)[1]] == ["10", "12"]
     spec = {"dataset": str(tmp_path / "a.jsonl"), "level": 1, "start_index": 1, "num_samples": 1}
     assert [p.problem_id for p in load_task(spec)[1]] == ["a-3"]
 

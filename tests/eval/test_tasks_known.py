@@ -257,14 +257,24 @@ def test_an_empty_choice_is_refused_with_its_row(tmp_path: Path) -> None:
         {"question": "Which?", "options": ["x", "y", "z"], "answer": "(b)"},
         {"question": "Which?", "options": ["x", " y", "z"], "answer": "y"},
         {"question": "Which?", "choices": {"text": ["x", "y", "z"], "label": ["A", "B", "C"]}, "answerKey": "B"},
+        {"question": "Which?", "choices": {"text": ["x", "y", "z"], "label": ["1", "2", "3"]}, "answerKey": "2"},
+        {"question": "Which?", "choices": '["x", "y", "z"]', "answer": "B"},
     ],
 )
 def test_a_column_of_lists_makes_multiple_choice(row: dict[str, Any], tmp_path: Path) -> None:
-    """Catches MMLU's 0-based numbers read from 1, and ARC's objects."""
+    """Catches MMLU's 0-based numbers read from 1, ARC's labels from 1 read from 0, and the lists of a CSV file."""
     task = task_named(write_jsonl(tmp_path / "a.jsonl", [row]))
     (problem,) = task.load()
     assert (task.kind, problem.gold, problem.choices) == ("choice", "B", ("x", "y", "z"))
     assert "A. x\nB. y\nC. z\n" in str(problem.prompt) and "A, B or C" in str(problem.prompt)
+
+
+@pytest.mark.parametrize(("other", "golds"), [("0", "BA"), ("3", "AC")])
+def test_numbers_are_texts_of_choices_only_where_all_of_them_are(other: str, golds: str, tmp_path: Path) -> None:
+    """Catches MMLU's number of a choice, 1, taken for the choice that reads 1: the first of 1, 2, 3."""
+    rows = [{"question": "?", "choices": ["1", "2", "3"], "answer": answer} for answer in ("1", other)]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    assert "".join(problem.gold for problem in task_named(path).load()) == golds
 
 
 def test_choices_in_columns_of_their_own_are_named(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_levels_may_be_numbers_or_as_the_data_set_writes_them() -> None:
         ("3", 3),
         (3, 3),
         (3.0, 3),
+        ("3.0", 3),
         ("level 3", 3),
         ("hard", "hard"),
         ("Level hard", "hard"),

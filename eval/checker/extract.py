@@ -91,12 +91,10 @@ def gold_answers(gold: str) -> list[str]:
 
     Of "The answer is 21.", which may be an answer or say one, there are two.
     """
-    if boxes(gold):
-        found = _boxes(gold)[:1]
-    elif "####" in gold:
+    found = _boxes(gold)[:1]
+    if not found and not boxes(gold):
         found = [gold.rpartition("####")[2].strip()]
-    else:
-        found = [gold.strip(), _stated(gold) or ""]
+        found += [] if "####" in gold else [_stated(gold) or ""]
     return list(dict.fromkeys(answer for answer in found if answer.strip()))
 
 

@@ -165,6 +165,8 @@ class Engine:
             self.loop = Loop(self.base, self.oracle, self.scheduler, threads=threads)
         self._configs = [checkpoint.config for checkpoint in opened]
         self._lock = threading.RLock()  # of the scheduler and all that a tick changes
+        self._ticking = False
+        self._leaving: list[Sequence] = []  # cancelled in the middle of a tick, which goes on with them
         self._closed = False
         self._owners: dict[int, deque[Sequence]] = {}  # where a running sequence's result is waited for
 
@@ -298,6 +300,7 @@ class Engine:
         with self._lock:
             if self._closed:
                 return
+            self._check_idle()
             self.loop.abandon()
             self.reset()
             self._closed = True
@@ -362,17 +365,23 @@ class Engine:
         with self._lock:
             if self._closed:  # meanwhile, by another thread; all that ran is cancelled
                 return
+            self._check_idle()
+            self._ticking = True
             try:
                 with current(self.device):
                     done = self.loop.tick()
             except BaseException as error:
+                self._ticking = False
                 self.loop.abandon()
                 self.reset()  # a forward that stopped half-way leaves caches that nobody may read
                 if isinstance(error, torch.OutOfMemoryError):
                     raise OutOfMemoryError(self._out_of_memory()) from error
                 raise
+            self._ticking = False
             for sequence in done:
                 self._owners.pop(id(sequence)).append(sequence)
+            leaving, self._leaving = self._leaving, []
+            self._take_out([sequence for sequence in leaving if id(sequence) in self._owners])
 
     def _out_of_memory(self) -> str:
         scheduler, pool = self.scheduler, self.base.cache.pool
@@ -398,14 +407,20 @@ class Engine:
         """Take sequences out, wherever they are; returns how many."""
         with self._lock:
             found = [s for s in (*self.scheduler.running, *self.scheduler.waiting) if chosen(s)]
-            for sequence in found:
-                if not sequence.finished:
-                    sequence.finish("cancelled")
-                self.scheduler.remove(sequence)
-                owner = self._owners.pop(id(sequence), None)
-                if owner is not None:
-                    owner.append(sequence)
+            if self._ticking:  # by a trigger, or by an iterator that is collected as garbage
+                self._leaving += found
+            else:
+                self._take_out(found)
             return len(found)
+
+    def _take_out(self, found: list[Sequence]) -> None:
+        for sequence in found:
+            if not sequence.finished:
+                sequence.finish("cancelled")
+            self.scheduler.remove(sequence)
+            owner = self._owners.pop(id(sequence), None)
+            if owner is not None:
+                owner.append(sequence)
 
     def _sequence(self, request: Request) -> Sequence:
         """A request made ready: encoded, checked against both models, its budget resolved.
@@ -434,6 +449,10 @@ class Engine:
         if too_large:
             raise RequestError(too_large)
         return sequence
+
+    def _check_idle(self) -> None:
+        if self._ticking:
+            raise DodonaError("a trigger may not run or close the engine that asks it")
 
     def _check_open(self) -> None:
         if self._closed:

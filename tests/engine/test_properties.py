@@ -247,6 +247,28 @@ def test_a_class_trigger_decides_over_the_batch(engine):
         assert result.cheat_positions == [p for p in range(len(result.ids)) if p % 3 == 0]
 
 
+def test_what_is_cancelled_in_the_middle_of_a_step_leaves_after_it(engine):
+    """A stream that is collected as garbage while others run: its pages and rows are still in the forward."""
+    expected = [
+        engine.generate(prompt, c=2, k=2, trigger="at(2, 6)", max_new_tokens=12).ids for prompt in ([1, 5], [1, 9])
+    ]
+    stream = engine.stream([1, 7], c=0, max_new_tokens=40)
+    next(stream)
+
+    class Closing(Trigger):
+        def decide(self, columns):
+            stream.close()
+            return (columns["position"] == 2) | (columns["position"] == 6)
+
+    results = list(engine.generate([[1, 5], [1, 9]], c=2, k=2, trigger=Closing(), max_new_tokens=12))
+    assert sorted(result.ids for result in results) == sorted(expected)
+    pools = [runner.cache.pool for runner in (engine.base, engine.oracle)]
+    assert [pool.free_pages for pool in pools] == [pool.pages for pool in pools]
+    nested = Broken(lambda columns: engine.generate([1, 5], c=0, max_new_tokens=3))
+    assert "a trigger may not run" in next(iter(engine.generate([[1, 5]], c=1, trigger=nested, max_new_tokens=5))).error
+    assert engine.generate([1, 5], c=2, k=2, trigger="at(2, 6)", max_new_tokens=12).ids == expected[0]
+
+
 def test_a_trigger_that_writes_into_its_columns_changes_no_signal(engine):
     """On the device the columns are what is recorded, too."""
     expected = engine.generate([1, 5], c=1, trigger="never", max_new_tokens=5)

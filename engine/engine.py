@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
-import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, overload
 
@@ -29,6 +28,7 @@ from dodona.engine.sequence import BASE, ORACLE, Sequence
 from dodona.engine.threads import check_threads
 from dodona.engine.tokenizer import IncrementalDecoder, Tokenizer, check_same_vocabulary
 from dodona.engine.trigger import ExpressionTrigger
+from dodona.engine.turns import Turns
 
 _PAGE_SIZE = {"cpu": 32, "cuda": 256}
 
@@ -164,11 +164,7 @@ class Engine:
             self.scheduler = Scheduler(*pools, max_batch=max_batch, chunk=chunk)
             self.loop = Loop(self.base, self.oracle, self.scheduler, threads=threads)
         self._configs = [checkpoint.config for checkpoint in opened]
-        self._lock = threading.RLock()  # of the scheduler and all that a tick changes
-        self._ticking = False
-        self._leaving: list[Sequence] = []  # cancelled in the middle of a tick, which goes on with them
-        self._closed = False
-        self._owners: dict[int, deque[Sequence]] = {}  # where a running sequence's result is waited for
+        self._turns = Turns(self.loop, self.scheduler)
 
     @property
     def ops(self) -> str:
@@ -261,12 +257,12 @@ class Engine:
         decoder = IncrementalDecoder(self.tokenizer)
         shown = 0
         finished: deque[Sequence] = deque()
-        self._submit(sequence, finished)
+        self._turns.add(sequence, finished)
         try:
             while not finished or shown < sequence.generated:
                 if not finished:
                     self._tick()
-                with self._lock:
+                with self._turns.lock:
                     written, ended = sequence.generated, sequence.finished
                 while shown < written:
                     token = sequence.ids[len(sequence.prompt) + shown]
@@ -277,7 +273,7 @@ class Engine:
                     shown += 1
             return self._result(sequence).raise_for_error()
         finally:
-            self._drop(finished)
+            self._turns.drop(finished)
 
     def check(self, request: Request) -> Sequence:
         """Refuse what ``generate`` would refuse for this request; returns its sequence, which nobody runs.
@@ -289,22 +285,17 @@ class Engine:
 
     def cancel(self, request_id: str) -> int:
         """Cancel the requests with this ``id``; their results come out as cancelled, with what was written so far."""
-        return self._cancel(lambda sequence: sequence.request.id == request_id and not sequence.finished)
+        return self._turns.cancel(lambda sequence: sequence.request.id == request_id and not sequence.finished)
 
     def reset(self) -> None:
         """Cancel everything and give all pages back."""
-        self._cancel(lambda sequence: True)
+        self._turns.cancel(lambda sequence: True)
 
     def close(self) -> None:
         """Cancel everything and let go of models, caches and graphs; closing again does nothing."""
-        with self._lock:
-            if self._closed:
-                return
-            self._check_idle()
-            self.loop.abandon()
-            self.reset()
-            self._closed = True
-            del self.loop, self.base, self.oracle
+        if not self._turns.close():
+            return
+        del self.loop, self.base, self.oracle
         if self.device.type == "cuda":
             gc.collect()  # graphs and the programs in them hold each other
             torch.cuda.empty_cache()
@@ -342,7 +333,7 @@ class Engine:
                         yield taken
                     else:
                         pending += 1
-                        self._submit(taken, finished)
+                        self._turns.add(taken, finished)
                 while finished:
                     pending -= 1
                     sequence = finished.popleft()
@@ -352,7 +343,7 @@ class Engine:
                 elif exhausted:
                     return
         finally:
-            self._drop(finished)
+            self._turns.drop(finished)
 
     def _result(self, sequence: Sequence) -> Result:
         for config, view in zip(self._configs, (sequence.base, sequence.oracle), strict=False):
@@ -361,27 +352,11 @@ class Engine:
         return make_result(sequence, self.tokenizer, self.base_model_id, self.oracle_model_id)
 
     def _tick(self) -> None:
-        """Advance everything that runs, also what other threads and iterators wait for."""
-        with self._lock:
-            if self._closed:  # meanwhile, by another thread; all that ran is cancelled
-                return
-            self._check_idle()
-            self._ticking = True
-            try:
-                with current(self.device):
-                    done = self.loop.tick()
-            except BaseException as error:
-                self._ticking = False
-                self.loop.abandon()
-                self.reset()  # a forward that stopped half-way leaves caches that nobody may read
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise OutOfMemoryError(self._out_of_memory()) from error
-                raise
-            self._ticking = False
-            for sequence in done:
-                self._owners.pop(id(sequence)).append(sequence)
-            leaving, self._leaving = self._leaving, []
-            self._take_out([sequence for sequence in leaving if id(sequence) in self._owners])
+        try:
+            with current(self.device):
+                self._turns.tick()
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(self._out_of_memory()) from error
 
     def _out_of_memory(self) -> str:
         scheduler, pool = self.scheduler, self.base.cache.pool
@@ -393,42 +368,13 @@ class Engine:
             ]
         )
 
-    def _submit(self, sequence: Sequence, finished: deque[Sequence]) -> None:
-        with self._lock:
-            self._check_open()
-            self._owners[id(sequence)] = finished
-            self.scheduler.add(sequence)
-
-    def _drop(self, finished: deque[Sequence]) -> None:
-        """Cancel everything that this queue waits for."""
-        self._cancel(lambda sequence: self._owners.get(id(sequence)) is finished)
-
-    def _cancel(self, chosen: Callable[[Sequence], bool]) -> int:
-        """Take sequences out, wherever they are; returns how many."""
-        with self._lock:
-            found = [s for s in (*self.scheduler.running, *self.scheduler.waiting) if chosen(s)]
-            if self._ticking:  # by a trigger, or by an iterator that is collected as garbage
-                self._leaving += found
-            else:
-                self._take_out(found)
-            return len(found)
-
-    def _take_out(self, found: list[Sequence]) -> None:
-        for sequence in found:
-            if not sequence.finished:
-                sequence.finish("cancelled")
-            self.scheduler.remove(sequence)
-            owner = self._owners.pop(id(sequence), None)
-            if owner is not None:
-                owner.append(sequence)
-
     def _sequence(self, request: Request) -> Sequence:
         """A request made ready: encoded, checked against both models, its budget resolved.
 
         Raises:
             RequestError: a prompt or an option that these models cannot serve.
         """
-        self._check_open()
+        self._turns.check_open()
         c = request.c if request.c is not None else (DEFAULT_CONSULTS if self.oracle else 0)
         if self.oracle is None and c > 0:
             raise RequestError(f"c={c} consults need an oracle, and none is loaded: name one, or set c=0")
@@ -449,14 +395,6 @@ class Engine:
         if too_large:
             raise RequestError(too_large)
         return sequence
-
-    def _check_idle(self) -> None:
-        if self._ticking:
-            raise DodonaError("a trigger may not run or close the engine that asks it")
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise DodonaError("this engine is closed")
 
     def _check_extras(self, request: Request, c: float) -> None:
         """Refuse signals that are asked for and cannot be computed."""
